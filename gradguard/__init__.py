@@ -1,0 +1,33 @@
+"""Every parameter's gradient norm before and after clipping, for PyTorch Lightning.
+
+Importing the package imports neither torch nor Lightning: TensorBoard imports every
+installed plugin's package when it starts, and must start where torch is absent.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradguard.callback import GradGuard as GradGuard
+    from gradguard.clipping import ClipNorm as ClipNorm
+    from gradguard.clipping import ClipValue as ClipValue
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "GradGuard": "gradguard.callback",
+    "ClipNorm": "gradguard.clipping",
+    "ClipValue": "gradguard.clipping",
+}
+
+__all__ = ["ClipNorm", "ClipValue", "GradGuard", "__version__"]  # noqa: F822 (lazy)
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'gradguard' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""TensorBoard: the events gradguard writes, and the way back."""
