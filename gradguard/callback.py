@@ -1,0 +1,162 @@
+"""GradGuard: at each moment measure, clip and keep; at the log cadence write."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from gradguard.clipping import Clip, in_order, in_words
+from gradguard.moments import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
+from gradguard.watch import Watch
+
+
+class GradGuard(Callback):
+    """Record every parameter's gradient L2 norm before and after clipping.
+
+    Whoever clips is observed: `Trainer(gradient_clip_val=...)`, an overridden
+    `configure_gradient_clipping`, another callback, nobody. With `clip`, gradguard
+    clips by itself, in the same pass in which it measures. Without `clip` training is
+    bit-identical to training without the callback.
+
+    Every optimizer step is recorded on the device. The records cross to the host in
+    one copy and are written every `trainer.log_every_n_steps` steps, with a checkpoint,
+    at the end, on an exception, and at once when a step turns non-finite or far above
+    the recent median (where gradients are on the CPU and looking is free).
+
+    Logged, to the run of the Trainer's logger. Norms are L2, in units of loss per unit
+    of parameter; "total" is over all parameters of one optimizer; an interval is the
+    steps since the last write.
+
+    ================================ ===============================================
+    `gradguard/total_before`         total before clipping, at the last step
+    `gradguard/total_before_max`     largest total before clipping in the interval
+    `gradguard/total_after`          total the instant before the update, last step
+    `gradguard/coefficient_min`      smallest after/before of the total, 0 to 1
+    `gradguard/clip_fraction`        share of steps on which the clip fired, 0 to 1
+    `gradguard/nonfinite_steps`      number of steps with a NaN or Inf gradient
+    `gradguard/norms/<hash>`         tensor `[K, P, 2]`: every parameter's norm before
+                                     and after, at every step of the interval
+    `gradguard/steps/<hash>`         tensor `[K]`: optimizer steps completed before
+    `gradguard/loss/<hash>`          tensor `[K]`: loss of the step's last batch
+    `gradients/<parameter>`          a norm at the last step, in the runs `before` and
+                                     `after` below the run, up to `max_scalars`
+    ================================ ===============================================
+
+    A TensorBoardLogger gets all of it, any other logger the scalars `gradguard/...`.
+    Of several optimizers, each has its own, with `/optimizer_<i>` behind the scalars'
+    names. `gradguard.tensorboard.reader.read_run` gives the tensors back.
+
+    Args:
+        clip: A policy such as `ClipNorm(5.0)`, or several applied in the order given.
+            None observes only.
+        every_n_steps: Write every n-th step; the largest and the first non-finite step
+            of each interval are written besides, so no spike is lost.
+        max_scalars: Write scalars per parameter while there are at most this many
+            parameters; 0 for none.
+
+    Raises:
+        TypeError: If `clip` holds something that is not a policy.
+        ValueError: If `every_n_steps` is below 1 or `max_scalars` is negative; at the
+            start of a fit, if the Trainer clips as well.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from gradguard import ClipNorm, GradGuard
+        >>> observer = GradGuard()  # Trainer(gradient_clip_val=5.0, callbacks=[observer])
+        >>> clipper = GradGuard(clip=ClipNorm(5.0))  # Trainer(callbacks=[clipper])
+    """
+
+    def __init__(
+        self, clip: Clip = None, *, every_n_steps: int = 1, max_scalars: int = 50
+    ) -> None:
+        self.policies = in_order(clip)
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps!r}")
+        if max_scalars < 0:
+            raise ValueError(f"max_scalars must not be negative, got {max_scalars!r}")
+        self.every_n_steps = every_n_steps
+        self.max_scalars = max_scalars
+        self._watch: Watch | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self.policies and trainer.gradient_clip_val:
+            raise ValueError(
+                f"GradGuard(clip={in_words(self.policies)}) and Trainer("
+                f"gradient_clip_val={trainer.gradient_clip_val!r}) would both clip: "
+                "give one of them"
+            )
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch = Watch(
+            trainer,
+            pl_module,
+            self,
+            policies=self.policies,
+            every_n_steps=self.every_n_steps,
+            max_scalars=self.max_scalars,
+        )
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._watch:
+            self._watch.see_batch_start(batch_idx)
+
+    @override
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._watch and self._watch.before_moment == AFTER_BACKWARD:
+            self._watch.see_backward()
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        if self._watch and self._watch.before_moment == BEFORE_OPTIMIZER_STEP:
+            self._watch.see_before(optimizer)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self._watch:
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+            self._watch.see_batch_end(loss if isinstance(loss, Tensor) else None)
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._watch:
+            self._watch.write()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._close()  # Lightning calls no other hook on this way out
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Lightning binds the module's `log` to every callback during a fit; with it
+        # the whole model would travel along.
+        state = {**vars(self), "_watch": None}
+        return {key: state[key] for key in state.keys() - {"log", "log_dict"}}
+
+    def _close(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch:
+            watch.close()

@@ -1,0 +1,182 @@
+"""Clipping policies: frozen values that shrink gradients in place and say by how much."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradguard.norms import Gradients, total_norm
+
+
+class Policy(Protocol):
+    """What every clipping policy does."""
+
+    def clip(self, gradients: Gradients, norms: Tensor) -> Tensor:
+        """Clip the gradients in place and return their norms after.
+
+        Args:
+            gradients: `n` gradients.
+            norms: Their L2 norms as they are now, `[n]`.
+
+        Returns:
+            Their L2 norms once clipped, `[n]`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ClipNorm:
+    """g <- g * min(1, max_norm / (||g|| + 1e-6)), the norm taken over all gradients.
+
+    The arithmetic of `torch.nn.utils.clip_grad_norm_`, to the bit. Clipping only ever
+    shrinks: a gradient below the threshold is untouched.
+
+    Args:
+        max_norm: Largest L2 norm let through; positive, finite.
+        per_parameter: Take the norm of each parameter's gradient by itself, as Keras 3
+            (`clipnorm`) and Paddle (`ClipGradByNorm`) do; torch clips globally.
+
+    Raises:
+        ValueError: If `max_norm` is not a positive finite number.
+
+    References:
+        Pascanu, Mikolov, Bengio. On the difficulty of training recurrent neural
+        networks. https://arxiv.org/abs/1211.5063, 2013.
+
+    Example:
+        >>> parameter = torch.nn.Parameter(torch.zeros(2))
+        >>> parameter.grad = torch.tensor([3.0, 4.0])
+        >>> before, after = clip([ClipNorm(1.0)], [parameter.grad])
+        >>> float(before[0]), round(float(after[0]), 4)
+        (5.0, 1.0)
+    """
+
+    max_norm: float
+    per_parameter: bool = False
+
+    def __post_init__(self) -> None:
+        _require_positive("max_norm", self.max_norm)
+
+    def clip(self, gradients: Gradients, norms: Tensor) -> Tensor:
+        """Scale the gradients down to `max_norm`; see `Policy.clip`."""
+        size = norms if self.per_parameter else total_norm(norms)
+        # 1e-6 and the clamp are torch's: they make the results bit-identical.
+        coefficient = (self.max_norm / (size + 1e-6)).clamp(max=1.0)
+        changed = _scale(gradients, coefficient)
+        if changed and gradients.any_half:
+            return gradients.norms()  # every product was rounded to half precision
+        return norms * coefficient
+
+
+@dataclass(frozen=True)
+class ClipValue:
+    """g <- min(max(g, -clip_value), clip_value), element by element.
+
+    The arithmetic of `torch.nn.utils.clip_grad_value_`, to the bit. It changes the
+    direction of the gradient; it turns +-Inf into +-clip_value and keeps NaN. Real and
+    imaginary parts of a complex gradient are clipped each by itself. Elements know no
+    parameters, so there is nothing to choose between global and per parameter.
+
+    Args:
+        clip_value: Largest absolute value let through; positive, finite.
+
+    Raises:
+        ValueError: If `clip_value` is not a positive finite number.
+
+    References:
+        Graves. Generating sequences with recurrent neural networks.
+        https://arxiv.org/abs/1308.0850, 2013.
+    """
+
+    clip_value: float
+
+    def __post_init__(self) -> None:
+        _require_positive("clip_value", self.clip_value)
+
+    def clip(self, gradients: Gradients, norms: Tensor) -> Tensor:
+        """Clamp the elements to +-`clip_value`; see `Policy.clip`."""
+        positions = list(range(len(gradients.tensors)))
+        if gradients.on_host:
+            # No element exceeds the norm of its tensor, so a smaller norm needs no
+            # pass; the margin is the rounding of a float32 norm.
+            untouched = norms.numpy() < self.clip_value * (1 - 1e-4)
+            positions = np.flatnonzero(~untouched).tolist()
+        if not positions:
+            return norms
+        large = Gradients([gradients.tensors[position] for position in positions])
+        for group in large.groups.values():
+            tensors = [large.tensors[position] for position in group]
+            torch._foreach_clamp_min_(tensors, -self.clip_value)
+            torch._foreach_clamp_max_(tensors, self.clip_value)
+        index = torch.tensor(positions, device=norms.device)
+        return norms.index_copy(0, index, large.norms().to(norms))
+
+
+Clip = Policy | Iterable[Policy] | None
+"""What callers may ask for: no policy, one, or several applied in the order given."""
+
+
+def in_order(clip: Clip) -> tuple[Policy, ...]:
+    """Return the policies as a sequence.
+
+    Raises:
+        TypeError: If something in it is not a policy.
+    """
+    if clip is None:
+        return ()
+    policies = tuple(clip) if isinstance(clip, Iterable) else (clip,)
+    for policy in policies:
+        if not callable(getattr(policy, "clip", None)):
+            raise TypeError(
+                f"clip must be a policy such as ClipNorm(5.0), or a sequence of them, "
+                f"got {policy!r}"
+            )
+    return policies
+
+
+def in_words(policies: Sequence[Policy]) -> str:
+    """Return the policies as one would write them in code, "" for none."""
+    return ", ".join(map(repr, policies))
+
+
+@torch.no_grad()
+def clip(
+    policies: Sequence[Policy], gradients: Iterable[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Apply the policies in order, in place; return the norms before and after.
+
+    Args:
+        policies: The first sees the gradients as they came, the next what it left.
+        gradients: `n` gradients; sparse ones coalesced.
+
+    Returns:
+        L2 norm of every gradient before the first policy and after the last, `[n]` each.
+    """
+    measured = Gradients(gradients)
+    before = after = measured.norms()
+    for policy in policies:
+        after = policy.clip(measured, after)
+    return before, after
+
+
+def _scale(gradients: Gradients, coefficient: Tensor) -> bool:
+    """Multiply by one coefficient or one each; return False where all are known as 1."""
+    if coefficient.device.type == "cpu" and (coefficient.numpy() == 1.0).all():
+        return False
+    for (_, device), positions in gradients.groups.items():
+        tensors = [gradients.tensors[position] for position in positions]
+        here = coefficient.to(device)
+        if coefficient.ndim:
+            torch._foreach_mul_(tensors, [here[position] for position in positions])
+        else:
+            torch._foreach_mul_(tensors, here)
+    return True
+
+
+def _require_positive(field: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{field} must be a positive number, got {value!r}")

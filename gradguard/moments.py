@@ -1,0 +1,149 @@
+"""The two moments at which gradients are looked at, in every way Lightning can train.
+
+*Before*: gradients are complete and nobody has touched them. *After*: the instant before
+the optimizer changes the parameters. Lightning has a hook for the first in the plain case
+only, and none for the second. No class of Lightning is imported here and none is patched,
+so this holds for `lightning.pytorch` and for `pytorch_lightning`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+AFTER_BACKWARD = "on_after_backward"
+BEFORE_OPTIMIZER_STEP = "on_before_optimizer_step"
+
+# Where LightningModule and Callback declare their hooks; a definition elsewhere in a
+# class hierarchy is an override.
+_DECLARED_IN = (".core.module", ".core.hooks", ".callbacks.callback")
+
+
+def at_update(optimizer: Optimizer, act: Callable[[], None]) -> Callable[[], None]:
+    """Call `act` the instant before each parameter update; return the way to undo it.
+
+    Lightning hands `Optimizer.step` a closure that runs everything: forward, backward,
+    hooks and clipping. The public step hook of torch may replace that closure, so it
+    puts `act` behind it. Under a gradient scaler there is no closure and the hook itself
+    fires at the right instant, or not at all when the scaler skips the step.
+
+    Args:
+        optimizer: Any optimizer, also one that never called `Optimizer.__init__`.
+        act: Sees final gradients and parameters that are not updated yet; for
+            optimizers that evaluate several times per step (LBFGS), once each.
+    """
+    update = _Update(act)
+    if not getattr(type(optimizer).step, "hooked", False):
+        return _shadow_step(optimizer, update)
+    handles = (
+        optimizer.register_step_pre_hook(update.enter),
+        optimizer.register_step_post_hook(update.leave),
+    )
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return undo
+
+
+def before_moment(trainer: Any, module: Any, callback: object) -> str:
+    """Name the hook of `callback` at which nobody has touched the gradients yet.
+
+    `on_before_optimizer_step`, where gradients are unscaled and reduced, unless someone
+    may change them earlier; then `on_after_backward`.
+    """
+    if not module.automatic_optimization:
+        return AFTER_BACKWARD
+    hooks = (AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP)
+    earlier = trainer.callbacks[: trainer.callbacks.index(callback)]
+    meddlers = [(module, ("optimizer_step", AFTER_BACKWARD))]
+    meddlers += [(other, hooks) for other in earlier]
+    touched = any(_overrides(who, hook) for who, which in meddlers for hook in which)
+    return AFTER_BACKWARD if touched else BEFORE_OPTIMIZER_STEP
+
+
+def gradients_complete(trainer: Any, module: Any, batch_idx: int) -> bool:
+    """Whether the backward pass just run was the last one before the update."""
+    if not module.automatic_optimization:
+        return True
+    window_full = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return window_full or bool(trainer.is_last_batch)
+
+
+def loss_scale(trainer: Any, optimizer: Optimizer, moment: str) -> Tensor | None:
+    """Return what gradients are multiplied by at this moment, or None; never syncs."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not scaler.is_enabled():
+        return None
+    # Optimizers that unscale inside their kernel (fused ones) see scaled gradients.
+    unscales_late = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if moment == BEFORE_OPTIMIZER_STEP and not unscales_late:
+        return None
+    scale: Tensor | None = scaler._scale  # get_scale() would sync
+    return scale
+
+
+class _Update:
+    """The two hooks around one optimizer's step."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        # A subclass whose step() calls super().step() fires the hooks twice.
+        self._depth = 0
+
+    def enter(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._depth += 1
+        if self._depth > 1:
+            return None
+        position = 1 if len(args) > 1 else None
+        closure = args[1] if position else kwargs.get("closure")
+        if closure is None:
+            self._act()
+            return None
+        if position:
+            return (args[0], self._followed(closure), *args[2:]), kwargs
+        return args, {**kwargs, "closure": self._followed(closure)}
+
+    def leave(self, *_: object) -> None:
+        self._depth -= 1
+
+    def _followed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def closure_then_act() -> Any:
+            try:
+                result = closure()
+            except BaseException:
+                self._depth = 0  # the post hook will not run
+                raise
+            self._act()
+            return result
+
+        return closure_then_act
+
+
+def _shadow_step(optimizer: Optimizer, update: _Update) -> Callable[[], None]:
+    """Do as the hooks do for an optimizer torch has not hooked: wrap its `step`."""
+    step = optimizer.step
+
+    def observed_step(*args: Any, **kwargs: Any) -> Any:
+        changed = update.enter(optimizer, (optimizer, *args), kwargs)
+        (_, *args_), kwargs = changed or ((optimizer, *args), kwargs)
+        try:
+            return step(*args_, **kwargs)
+        finally:
+            update.leave()
+
+    vars(optimizer)["step"] = observed_step
+    return lambda: vars(optimizer).pop("step")
+
+
+def _overrides(instance: object, hook: str) -> bool:
+    if hook in vars(instance):
+        return True
+    for cls in type(instance).__mro__:
+        if hook in vars(cls):
+            return not cls.__module__.endswith(_DECLARED_IN)
+    return False

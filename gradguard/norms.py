@@ -1,0 +1,115 @@
+"""Gradients in, L2 norms out: one pass over the gradients, no host sync on accelerators.
+
+Norms are right where torch's own are not: half precision accumulates in float32, sparse
+and complex gradients count like any other, and on the CPU a float32 norm whose squares
+overflow or underflow is measured again in float64.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+# Squares of elements around 1e-19 are float32 denormals and lose their digits. A norm
+# above this bound can hold such elements only in a share that does not matter.
+_SMALLEST_EXACT = 1e-15
+
+
+def plain(gradient: Tensor) -> Tensor:
+    """Return the dense, real tensor that holds a gradient's numbers.
+
+    It is the gradient itself, or a view that shares its memory, except for a sparse
+    gradient that is not coalesced yet: its duplicates are summed into a copy.
+    """
+    if gradient.layout is not torch.strided:
+        gradient = gradient.coalesce().values()
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
+
+
+class Gradients:
+    """The gradients of one optimizer at one moment, as the foreach kernels want them.
+
+    Args:
+        gradients: Any mix of dtypes, devices and layouts, in the optimizer's order.
+
+    Attributes:
+        tensors: One dense real tensor per gradient (see `plain`).
+        groups: The positions in `tensors` that share a dtype and a device.
+    """
+
+    def __init__(self, gradients: Iterable[Tensor]) -> None:
+        self.tensors = [plain(gradient) for gradient in gradients]
+        self.groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        for position, tensor in enumerate(self.tensors):
+            kind = (tensor.dtype, tensor.device)
+            self.groups.setdefault(kind, []).append(position)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether every number lies in host memory, where looking at it is free."""
+        return all(device.type == "cpu" for _, device in self.groups)
+
+    @property
+    def any_half(self) -> bool:
+        """Whether some gradient rounds to float16 or bfloat16."""
+        return any(dtype in _HALF for dtype, _ in self.groups)
+
+    @torch.no_grad()
+    def norms(self) -> Tensor:
+        """Return ||g_i||_2 of every gradient, `[n]`, on the first gradient's device.
+
+        float32; float64 where a gradient is float64 or a norm needs its range.
+        """
+        if not self.tensors:
+            return torch.zeros(0)
+        device = self.tensors[0].device
+        norms: list[Tensor] = [torch.empty(0)] * len(self.tensors)
+        for (dtype, _), positions in self.groups.items():
+            # float16 sums overflow at a norm of 256, bfloat16 sums have 8 bits.
+            wide = torch.float32 if dtype in _HALF else None
+            group = [self.tensors[position] for position in positions]
+            for position, norm in zip(
+                positions, torch._foreach_norm(group, 2.0, dtype=wide), strict=True
+            ):
+                norms[position] = norm
+        if len(self.groups) > 1:
+            norms = _alike(norms, device)
+        stacked = torch.stack(norms)
+        return self._widened(stacked) if self.on_host else stacked
+
+    def _widened(self, norms: Tensor) -> Tensor:
+        """Measure again in float64 what float32 squares cannot hold."""
+        host = norms.numpy()
+        overflowed = np.isinf(host)
+        inexact = np.flatnonzero(overflowed | (host < _SMALLEST_EXACT))
+        if not inexact.size:
+            return norms
+        again = [self.tensors[position] for position in inexact]
+        exact = torch.stack(torch._foreach_norm(again, 2.0, dtype=torch.float64))
+        # Without an overflow the dtype stays: the total then rounds as torch's does,
+        # and clipping stays bit-identical to `clip_grad_norm_`.
+        dtype = torch.float64 if overflowed.any() else norms.dtype
+        return norms.to(dtype).index_copy_(
+            0, torch.from_numpy(inexact), exact.to(dtype)
+        )
+
+
+def total_norm(norms: Tensor) -> Tensor:
+    """Return sqrt(sum_i n_i^2): the L2 norm of all gradients laid end to end, 0-d.
+
+    On the CPU a sum of squares beyond float32 is taken in float64.
+    """
+    total: Tensor = torch.linalg.vector_norm(norms)
+    if total.device.type == "cpu" and np.isinf(total.numpy()):
+        total = torch.linalg.vector_norm(norms, dtype=torch.float64)
+    return total
+
+
+def _alike(norms: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Bring norms of several dtypes and devices to one device and the widest dtype."""
+    wide = any(norm.dtype is torch.float64 for norm in norms)
+    dtype = torch.float64 if wide else torch.float32
+    return [norm.to(device=device, dtype=dtype) for norm in norms]

@@ -1,0 +1,71 @@
+"""Every name gradguard writes into an event file, and the encoding behind the names."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+PLUGIN = "gradguard"
+
+TOTAL_BEFORE = "gradguard/total_before"
+TOTAL_BEFORE_MAX = "gradguard/total_before_max"
+TOTAL_AFTER = "gradguard/total_after"
+COEFFICIENT_MIN = "gradguard/coefficient_min"
+CLIP_FRACTION = "gradguard/clip_fraction"
+NONFINITE_STEPS = "gradguard/nonfinite_steps"
+
+# Tensors: norms [K, P, 2] float32, steps [K] int64, loss [K] float32.
+NORMS = "gradguard/norms"
+STEPS = "gradguard/steps"
+LOSS = "gradguard/loss"
+
+# Below the run's directory, one run each, so that TensorBoard draws them in two colours
+# on the same chart.
+BEFORE_RUN = "before"
+AFTER_RUN = "after"
+
+
+def parameter_tag(name: str) -> str:
+    """Return the tag of one parameter's norms in the runs `before` and `after`."""
+    return f"gradients/{name}"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns of a norms tensor mean, written once beside the first of them.
+
+    Attributes:
+        names: Parameter names in model order.
+        optimizer: Name of the optimizer that holds them; empty where it is the only one.
+        clip: The policies in force, in words; empty where gradguard only observes.
+    """
+
+    names: tuple[str, ...]
+    optimizer: str = ""
+    clip: str = ""
+
+    def encode(self) -> bytes:
+        """Return the schema as the content of the plugin's metadata."""
+        return json.dumps({"version": 1, **asdict(self)}, ensure_ascii=False).encode()
+
+    @classmethod
+    def decode(cls, content: bytes) -> "Schema":
+        """Return the schema that `encode` wrote."""
+        fields = json.loads(content)
+        return cls(tuple(fields["names"]), fields["optimizer"], fields["clip"])
+
+    @property
+    def suffix(self) -> str:
+        """Hash of the schema, the last part of its tags.
+
+        TensorBoard keeps the first metadata of a tag for good, so another schema
+        under the same tag would label the columns wrongly.
+        """
+        return hashlib.sha256(self.encode()).hexdigest()[:8]
+
+    def tag(self, kind: str) -> str:
+        """Return the tag of one tensor: `kind` is NORMS, STEPS or LOSS."""
+        return f"{kind}/{self.suffix}"
+
+    def scalar_tag(self, tag: str) -> str:
+        """Return a scalar's tag, with the optimizer's name where there are several."""
+        return f"{tag}/{self.optimizer}" if self.optimizer else tag

@@ -1,0 +1,140 @@
+"""Records in, TensorBoard events out: one event per write, whatever the number of steps."""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import (
+    DATA_CLASS_TENSOR,
+    Summary,
+    SummaryMetadata,
+)
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT64
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from gradguard.record import Records, to_stored
+from gradguard.tensorboard import tags
+from gradguard.tensorboard.tags import Schema
+
+
+class EventSink(Protocol):
+    """Where events go: the file writer of a run's directory."""
+
+    def add_event(self, event: Event) -> None:
+        """Queue an event for the file."""
+
+    def flush(self) -> None:
+        """Wait until everything queued is in the file."""
+
+
+def interval_scalars(records: Records) -> dict[str, float]:
+    """Sum up the steps of one interval in the scalars every logger gets."""
+    return {
+        tags.TOTAL_BEFORE: float(records.total_before[-1]),
+        tags.TOTAL_BEFORE_MAX: float(records.total_before.max()),
+        tags.TOTAL_AFTER: float(records.total_after[-1]),
+        tags.COEFFICIENT_MIN: float(records.coefficient.min()),
+        tags.CLIP_FRACTION: records.clip_fraction,
+        tags.NONFINITE_STEPS: float(records.nonfinite.sum()),
+    }
+
+
+class EventWriter:
+    """Write records into a run.
+
+    Tensors and scalars go through the run's own writer: a second writer in the same
+    directory makes TensorBoard lose points.
+
+    Args:
+        sink: The file writer of the run's directory.
+        logdir: The run's directory. The runs `before` and `after`, with the scalars per
+            parameter, are made below it.
+        max_scalars: Largest number of parameters to write scalars for.
+    """
+
+    def __init__(self, sink: EventSink, logdir: Path, max_scalars: int) -> None:
+        self._sink = sink
+        self._logdir = logdir
+        self._max_scalars = max_scalars
+        self._described: set[Schema] = set()
+        self._moments: dict[str, EventFileWriter] = {}
+
+    def write(
+        self, schema: Schema, records: Records, scalars: Mapping[str, float]
+    ) -> None:
+        """Write `K` steps as one event, dated by the last of them."""
+        step = int(records.steps[-1])
+        values = [*_scalars(scalars), *self._tensors(schema, records)]
+        self._sink.add_event(_event(step, values))
+        if len(schema.names) > self._max_scalars:
+            return
+        present = ~records.missing[-1]
+        names = np.array([tags.parameter_tag(name) for name in schema.names])[present]
+        for run, norms in (
+            (tags.BEFORE_RUN, records.before),
+            (tags.AFTER_RUN, records.after),
+        ):
+            shown = dict(zip(names.tolist(), norms[-1, present].tolist(), strict=True))
+            self._moment(run).add_event(_event(step, list(_scalars(shown))))
+
+    def flush(self) -> None:
+        """Wait until everything written is in the files."""
+        self._sink.flush()
+        for writer in self._moments.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """Flush, and close the files that are not the logger's own."""
+        self._sink.flush()
+        while self._moments:
+            self._moments.popitem()[1].close()
+
+    def _moment(self, run: str) -> EventFileWriter:
+        if run not in self._moments:
+            self._moments[run] = EventFileWriter(str(self._logdir / run))
+        return self._moments[run]
+
+    def _tensors(self, schema: Schema, records: Records) -> Iterator[Summary.Value]:
+        """Yield the tensors of one event, described on the first of the file."""
+        metadata = None
+        if schema not in self._described:
+            self._described.add(schema)
+            plugin = SummaryMetadata.PluginData(
+                plugin_name=tags.PLUGIN, content=schema.encode()
+            )
+            # Without a data class, TensorBoard keeps the tensors but shows them to
+            # no plugin.
+            metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
+        for kind, array in (
+            (tags.NORMS, to_stored(records)),
+            (tags.STEPS, records.steps),
+            (tags.LOSS, records.loss),
+        ):
+            yield Summary.Value(
+                tag=schema.tag(kind), tensor=_tensor(array), metadata=metadata
+            )
+
+
+def _event(step: int, values: list[Summary.Value]) -> Event:
+    return Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+
+
+def _scalars(scalars: Mapping[str, float]) -> Iterator[Summary.Value]:
+    for tag, value in scalars.items():
+        yield Summary.Value(tag=tag, simple_value=value)
+
+
+def _tensor(array: NDArray[np.generic]) -> TensorProto:
+    return TensorProto(
+        dtype=DT_INT64 if array.dtype == np.int64 else DT_FLOAT,
+        tensor_shape=TensorShapeProto(
+            dim=[TensorShapeProto.Dim(size=size) for size in array.shape]
+        ),
+        tensor_content=np.ascontiguousarray(array).tobytes(),
+    )
