@@ -1,0 +1,1 @@
+"""The data of the bundled models: generated in milliseconds, nothing is downloaded."""

@@ -1,0 +1,1 @@
+"""Three LightningModules whose gradients misbehave: explode, vanish, collapse."""
