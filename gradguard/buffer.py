@@ -36,9 +36,9 @@ class Buffer:
         return len(self.steps) >= self.capacity
 
     @property
-    def last_before(self) -> Tensor:
-        """Norms before of the step put in last, `[P]`, on the device."""
-        return self._norms[len(self.steps) - 1, 0]
+    def last(self) -> Tensor:
+        """Norms before and after of the step put in last, `[2, P]`, on the device."""
+        return self._norms[len(self.steps) - 1]
 
     def put(self, step: int, before: Tensor, after: Tensor) -> None:
         """Add a step: norms `[P]` each, negative where a parameter has no gradient."""

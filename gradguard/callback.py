@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from gradguard.clipping import Clip, in_order, in_words
 from gradguard.moments import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
+from gradguard.recorder import Recorder
 from gradguard.watch import Watch
 
 
@@ -37,6 +38,8 @@ class GradGuard(Callback):
     `gradguard/coefficient_min`      smallest after/before of the total, 0 to 1
     `gradguard/clip_fraction`        share of steps on which the clip fired, 0 to 1
     `gradguard/nonfinite_steps`      number of steps with a NaN or Inf gradient
+    `gradguard/amp_skipped`          number of steps the gradient scaler skipped; the
+                                     lines above leave these out
     `gradguard/norms/<hash>`         tensor `[K, P, 2]`: every parameter's norm before
                                      and after, at every step of the interval
     `gradguard/steps/<hash>`         tensor `[K]`: optimizer steps completed before
@@ -92,14 +95,11 @@ class GradGuard(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._watch = Watch(
-            trainer,
-            pl_module,
-            self,
-            policies=self.policies,
-            every_n_steps=self.every_n_steps,
-            max_scalars=self.max_scalars,
+        self._close()  # of a fit that ended without a word, as the tuner's trials may
+        recorder = Recorder(
+            trainer, every_n_steps=self.every_n_steps, max_scalars=self.max_scalars
         )
+        self._watch = Watch(trainer, pl_module, self, self.policies, recorder)
 
     @override
     def on_train_batch_start(
@@ -117,7 +117,10 @@ class GradGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        if self._watch and self._watch.before_moment == BEFORE_OPTIMIZER_STEP:
+        if not self._watch:
+            return
+        self._watch.see_announced(optimizer)
+        if self._watch.before_moment == BEFORE_OPTIMIZER_STEP:
             self._watch.see_before(optimizer)
 
     @override
@@ -149,6 +152,12 @@ class GradGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._close()  # Lightning calls no other hook on this way out
+
+    @override
+    def teardown(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> None:
+        self._close()  # and only this one when the tuner ends a trial
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` to every callback during a fit; with it

@@ -50,7 +50,7 @@ class ClipNorm:
     Example:
         >>> parameter = torch.nn.Parameter(torch.zeros(2))
         >>> parameter.grad = torch.tensor([3.0, 4.0])
-        >>> before, after = clip([ClipNorm(1.0)], [parameter.grad])
+        >>> before, after = apply([ClipNorm(1.0)], Gradients([parameter.grad]))
         >>> float(before[0]), round(float(after[0]), 4)
         (5.0, 1.0)
     """
@@ -99,21 +99,24 @@ class ClipValue:
 
     def clip(self, gradients: Gradients, norms: Tensor) -> Tensor:
         """Clamp the elements to +-`clip_value`; see `Policy.clip`."""
-        positions = list(range(len(gradients.tensors)))
-        if gradients.on_host:
-            # No element exceeds the norm of its tensor, so a smaller norm needs no
-            # pass; the margin is the rounding of a float32 norm.
-            untouched = norms.numpy() < self.clip_value * (1 - 1e-4)
-            positions = np.flatnonzero(~untouched).tolist()
-        if not positions:
+        if not gradients.on_host:
+            self._clamp(gradients)
+            return gradients.norms()
+        # No element exceeds the norm of its tensor, so a smaller norm needs no pass;
+        # the margin is the rounding of a float32 norm.
+        untouched = norms.numpy() < self.clip_value * (1 - 1e-4)
+        positions = np.flatnonzero(~untouched)
+        if not positions.size:
             return norms
         large = Gradients([gradients.tensors[position] for position in positions])
-        for group in large.groups.values():
-            tensors = [large.tensors[position] for position in group]
+        self._clamp(large)
+        return norms.index_copy(0, torch.from_numpy(positions), large.norms().to(norms))
+
+    def _clamp(self, gradients: Gradients) -> None:
+        for positions in gradients.groups.values():
+            tensors = [gradients.tensors[position] for position in positions]
             torch._foreach_clamp_min_(tensors, -self.clip_value)
             torch._foreach_clamp_max_(tensors, self.clip_value)
-        index = torch.tensor(positions, device=norms.device)
-        return norms.index_copy(0, index, large.norms().to(norms))
 
 
 Clip = Policy | Iterable[Policy] | None
@@ -144,9 +147,7 @@ def in_words(policies: Sequence[Policy]) -> str:
 
 
 @torch.no_grad()
-def clip(
-    policies: Sequence[Policy], gradients: Iterable[Tensor]
-) -> tuple[Tensor, Tensor]:
+def apply(policies: Sequence[Policy], gradients: Gradients) -> tuple[Tensor, Tensor]:
     """Apply the policies in order, in place; return the norms before and after.
 
     Args:
@@ -156,10 +157,9 @@ def clip(
     Returns:
         L2 norm of every gradient before the first policy and after the last, `[n]` each.
     """
-    measured = Gradients(gradients)
-    before = after = measured.norms()
+    before = after = gradients.norms()
     for policy in policies:
-        after = policy.clip(measured, after)
+        after = policy.clip(gradients, after)
     return before, after
 
 

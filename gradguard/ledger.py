@@ -1,6 +1,6 @@
 """One optimizer's gradients: measured at both moments, kept, and handed out as records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,9 +8,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradguard.buffer import Buffer
-from gradguard.clipping import Policy, clip
-from gradguard.norms import Gradients
+from gradguard.clipping import Policy, apply
+from gradguard.columns import Columns
 from gradguard.record import MISSING, Records
+from gradguard.scaling import (
+    after_unless_skipped,
+    scale_at_update,
+    unscale_at_update,
+    unscaled,
+)
 
 # A total this many times the recent median is written at once: should the process die,
 # it is the step one wants to see.
@@ -21,80 +27,72 @@ class Ledger:
     """Measure, clip and keep the gradients of one optimizer.
 
     Args:
-        optimizer: Whose parameters.
-        names: Parameters to their names, in model order.
+        optimizer: Whose gradients.
+        columns: Its parameters.
         policies: What clips, in order; empty leaves the gradients alone.
-        steps_per_write: Steps to keep before `due`.
+        steps_per_write: Steps to keep before they are due.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
-        names: Mapping[Tensor, str],
+        columns: Columns,
         policies: Sequence[Policy],
         steps_per_write: int,
     ) -> None:
-        # The optimizer's order, so that the total sums up as Lightning's own clip does;
-        # `drain` sorts the columns into model order.
+        self.columns = columns
         self._optimizer = optimizer
-        self.parameters = _parameters(optimizer)
         self._policies = policies
-        position = {parameter: place for place, parameter in enumerate(names)}
-        last = len(position)
-        self._order = sorted(
-            range(len(self.parameters)),
-            key=lambda column: position.get(self.parameters[column], last),
-        )
-        self.names = tuple(
-            names.get(self.parameters[column], f"unnamed.{column}")
-            for column in self._order
-        )
-        device = self.parameters[0].device
-        self._buffer = Buffer(len(self.parameters), steps_per_write, device)
-        self._present: list[bool] = []
-        self._places = torch.empty(0)
+        parameters = columns.parameters
+        self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
         self._before: Tensor | None = None
+        self._announced: int | None = None
         self._last_step = -1
         self._lacks_loss = False
         self._median = np.inf
         self._alarmed = False
 
     @property
-    def outgrown(self) -> bool:
-        """Whether the optimizer has been given more parameters since."""
-        groups = self._optimizer.param_groups
-        return sum(len(group["params"]) for group in groups) != len(self.parameters)
+    def saw_before(self) -> bool:
+        """Whether the norms before are taken, of a step that is not the first."""
+        return self._before is not None and self._last_step >= 0
 
     def see_before(self, scale: Tensor | None) -> None:
-        """Remember the norms now as those before clipping, divided by the loss scale."""
+        """Take the norms now as those before clipping, divided by the loss scale."""
         if not self._policies:
-            norms = self._spread(Gradients(self._gradients()).norms())
-            self._before = norms if scale is None else _unscaled(norms, scale)
+            norms = self.columns.row(self.columns.gradients().norms())
+            self._before = unscaled(norms, scale)
+
+    def see_announced(self, step: int) -> None:
+        """Note that a scaler is about to update the parameters, or to skip that."""
+        self._keep_skipped()
+        self._announced = step
 
     def see_update(self, step: int) -> None:
         """Clip if asked to, and keep what was before and what is now.
 
         Args:
-            step: Steps completed so far. Where it did not move since the last update
-                (several updates a batch, a step behind Lightning's back), the next
-                free number is taken.
+            step: Updates completed so far. Where it did not move since the last one
+                (several a batch, a step behind Lightning's back), the next free number
+                is taken.
         """
-        gradients = self._gradients()
-        pending, self._before = self._before, None
+        columns, self._announced = self.columns, None
+        gradients = columns.gradients(to_clip=bool(self._policies))
         if not gradients:
+            self._before = None
             return
         if self._policies:
-            before, after = map(self._spread, clip(self._policies, gradients))
+            unscale_at_update(self._optimizer, gradients)
+            before, after = map(columns.row, apply(self._policies, gradients))
         else:
-            after = self._spread(Gradients(gradients).norms())
-            before = after if pending is None else pending
-        self._last_step = max(step, self._last_step + 1)
-        self._buffer.put(self._last_step, before, after)
-        self._lacks_loss = True
+            scale = scale_at_update(self._optimizer)
+            after = unscaled(columns.row(gradients.norms()), scale)
+            before = after if self._before is None else self._before
+        self._keep(step, before, after_unless_skipped(self._optimizer, after))
 
     def see_batch_end(self, loss: Tensor | None) -> bool:
         """Add the loss to the step just kept; return whether it is time to drain."""
-        self._before = None  # of a step the gradient scaler has skipped
+        self._keep_skipped()
         updated, self._lacks_loss = self._lacks_loss, False
         if not updated:
             return False
@@ -106,51 +104,39 @@ class Ledger:
         """Take out every step kept so far, in one copy; None if there is none."""
         if not self._buffer.steps:
             return None
-        records = self._buffer.drain(self.names, self._order)
+        records = self._buffer.drain(self.columns.names, self.columns.order)
         healthy = records.total_before[np.isfinite(records.total_before)]
         self._median = float(np.median(healthy)) if len(healthy) else np.inf
         return records
 
-    def _gradients(self) -> list[Tensor]:
-        gradients = []
-        for parameter in self.parameters:
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            if self._policies and gradient.layout is torch.sparse_coo:
-                # Only the numbers of a coalesced gradient can be clipped in place.
-                gradient = parameter.grad = gradient.coalesce()
-            gradients.append(gradient)
-        return gradients
+    def _keep(self, step: int, before: Tensor, after: Tensor) -> None:
+        self._before = None
+        self._last_step = max(step, self._last_step + 1)
+        self._buffer.put(self._last_step, before, after)
+        self._lacks_loss = True
 
-    def _spread(self, norms: Tensor) -> Tensor:
-        """Give parameters without a gradient their place: `[n]` to `[P]`."""
-        if len(norms) == len(self.parameters):
-            return norms
-        present = [parameter.grad is not None for parameter in self.parameters]
-        if present != self._present:
-            # Kept until it changes: making an index on an accelerator syncs.
-            self._present = present
-            self._places = torch.tensor(np.flatnonzero(present), device=norms.device)
-        row = norms.new_full((len(present),), MISSING)
-        return row.index_copy_(0, self._places, norms)
+    def _keep_skipped(self) -> None:
+        """Keep a step the scaler has skipped: gradients before, and none after."""
+        step, self._announced = self._announced, None
+        if step is None:
+            return
+        before = self._before
+        if before is None:  # they are still there, unscaled by the scaler
+            gradients = self.columns.gradients()
+            if not gradients:
+                return
+            before = self.columns.row(gradients.norms())
+        self._keep(step, before, torch.full_like(before, MISSING))
 
     def _rings_alarm(self) -> bool:
         """Whether the step just kept is the first of an excess; False where it syncs."""
-        before = self._buffer.last_before
+        before, after = self._buffer.last
         if before.device.type != "cpu":
             return False
         norms = before.numpy()
         total = np.linalg.norm(norms[~(norms < 0)])  # NaN is not below zero
-        alarmed = not total < _FAR_ABOVE_MEDIAN * self._median
+        skipped = (after.numpy() < 0).all()
+        alarmed = not skipped and not total < _FAR_ABOVE_MEDIAN * self._median
         rings = alarmed and not self._alarmed
         self._alarmed = alarmed
-        return rings
-
-
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _unscaled(norms: Tensor, scale: Tensor) -> Tensor:
-    return torch.where(norms < 0, norms, norms / scale.to(norms.device))
+        return bool(rings)

@@ -6,9 +6,10 @@ only, and none for the second. No class of Lightning is imported here and none i
 so this holds for `lightning.pytorch` and for `pytorch_lightning`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -48,6 +49,57 @@ def at_update(optimizer: Optimizer, act: Callable[[], None]) -> Callable[[], Non
     return undo
 
 
+def at_backward_end(
+    parameters: Iterable[Tensor], act: Callable[[], None]
+) -> Callable[[], None]:
+    """Call `act` at the end of each backward pass that reaches one of the parameters.
+
+    For manual optimisation that calls `loss.backward()` itself, past Lightning's hook.
+    Returns the way to undo it. Costs a Python call per parameter and backward pass.
+    """
+    waiting: list[bool] = []
+
+    def finish() -> None:
+        waiting.clear()
+        act()
+
+    def note(_: Tensor) -> None:
+        # The first gradient to be there asks for a call when all are, as DDP does. A
+        # pass that failed left its call behind, but no pass runs inside another.
+        if not waiting:
+            waiting.append(True)
+            torch.autograd.Variable._execution_engine.queue_callback(finish)
+
+    handles = [
+        parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
+        for parameter in parameters
+        if parameter.requires_grad
+    ]
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return undo
+
+
+def at_clip_call(trainer: Any, act: Callable[[Optimizer], None]) -> Callable[[], None]:
+    """Call `act` before each `LightningModule.clip_gradients`; return the undo.
+
+    Shadows one method of the Trainer's precision plugin, the single thing of Lightning
+    that is touched, and in manual optimisation only: there is no hook.
+    """
+    plugin = trainer.precision_plugin
+    clip_gradients = plugin.clip_gradients
+
+    def observed(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        act(optimizer)
+        return clip_gradients(optimizer, *args, **kwargs)
+
+    plugin.clip_gradients = observed
+    return lambda: vars(plugin).pop("clip_gradients")
+
+
 def before_moment(trainer: Any, module: Any, callback: object) -> str:
     """Name the hook of `callback` at which nobody has touched the gradients yet.
 
@@ -60,7 +112,7 @@ def before_moment(trainer: Any, module: Any, callback: object) -> str:
     earlier = trainer.callbacks[: trainer.callbacks.index(callback)]
     meddlers = [(module, ("optimizer_step", AFTER_BACKWARD))]
     meddlers += [(other, hooks) for other in earlier]
-    touched = any(_overrides(who, hook) for who, which in meddlers for hook in which)
+    touched = any(overrides(who, hook) for who, which in meddlers for hook in which)
     return AFTER_BACKWARD if touched else BEFORE_OPTIMIZER_STEP
 
 
@@ -70,19 +122,6 @@ def gradients_complete(trainer: Any, module: Any, batch_idx: int) -> bool:
         return True
     window_full = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     return window_full or bool(trainer.is_last_batch)
-
-
-def loss_scale(trainer: Any, optimizer: Optimizer, moment: str) -> Tensor | None:
-    """Return what gradients are multiplied by at this moment, or None; never syncs."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is None or not scaler.is_enabled():
-        return None
-    # Optimizers that unscale inside their kernel (fused ones) see scaled gradients.
-    unscales_late = getattr(optimizer, "_step_supports_amp_scaling", False)
-    if moment == BEFORE_OPTIMIZER_STEP and not unscales_late:
-        return None
-    scale: Tensor | None = scaler._scale  # get_scale() would sync
-    return scale
 
 
 class _Update:
@@ -140,7 +179,8 @@ def _shadow_step(optimizer: Optimizer, update: _Update) -> Callable[[], None]:
     return lambda: vars(optimizer).pop("step")
 
 
-def _overrides(instance: object, hook: str) -> bool:
+def overrides(instance: object, hook: str) -> bool:
+    """Whether a module or callback defines a hook that Lightning only declares."""
     if hook in vars(instance):
         return True
     for cls in type(instance).__mro__:

@@ -5,7 +5,7 @@ and complex gradients count like any other, and on the CPU a float32 norm whose 
 overflow or underflow is measured again in float64.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -34,23 +34,35 @@ class Gradients:
 
     Args:
         gradients: Any mix of dtypes, devices and layouts, in the optimizer's order.
+        whole: What makes norms of whole gradients of the norms of these, where these
+            are shards.
 
     Attributes:
         tensors: One dense real tensor per gradient (see `plain`).
         groups: The positions in `tensors` that share a dtype and a device.
     """
 
-    def __init__(self, gradients: Iterable[Tensor]) -> None:
+    def __init__(
+        self,
+        gradients: Iterable[Tensor],
+        whole: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._whole = whole
         self.tensors = [plain(gradient) for gradient in gradients]
         self.groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for position, tensor in enumerate(self.tensors):
             kind = (tensor.dtype, tensor.device)
             self.groups.setdefault(kind, []).append(position)
 
+    def __bool__(self) -> bool:
+        """Whether there are gradients, be it on other ranks only."""
+        return bool(self.tensors) or self._whole is not None
+
     @property
     def on_host(self) -> bool:
-        """Whether every number lies in host memory, where looking at it is free."""
-        return all(device.type == "cpu" for _, device in self.groups)
+        """Whether all numbers are whole in host memory, where looking at them is free."""
+        on_cpu = all(device.type == "cpu" for _, device in self.groups)
+        return on_cpu and self._whole is None
 
     @property
     def any_half(self) -> bool:
@@ -63,6 +75,10 @@ class Gradients:
 
         float32; float64 where a gradient is float64 or a norm needs its range.
         """
+        norms = self._norms()
+        return norms if self._whole is None else self._whole(norms)
+
+    def _norms(self) -> Tensor:
         if not self.tensors:
             return torch.zeros(0)
         device = self.tensors[0].device
@@ -78,7 +94,7 @@ class Gradients:
         if len(self.groups) > 1:
             norms = _alike(norms, device)
         stacked = torch.stack(norms)
-        return self._widened(stacked) if self.on_host else stacked
+        return self._widened(stacked) if stacked.device.type == "cpu" else stacked
 
     def _widened(self, norms: Tensor) -> Tensor:
         """Measure again in float64 what float32 squares cannot hold."""

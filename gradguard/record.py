@@ -31,8 +31,10 @@ class Records:
         steps: Optimizer steps completed before the recorded one, increasing, `[S]`.
         before: L2 norm of each gradient before clipping, `[S, P]`; NaN where the
             parameter has no gradient, and where its gradient holds a NaN.
-        after: The same the instant before the update, `[S, P]`.
+        after: The same the instant before the update, `[S, P]`; NaN also where there was
+            no update, because the gradient scaler skipped the step.
         missing: True where the parameter has no gradient, `[S, P]`.
+        skipped: True where the gradient scaler skipped the step, `[S]`.
         loss: Loss of the step's last batch, `[S]`; NaN where it is not known.
     """
 
@@ -41,6 +43,7 @@ class Records:
     before: Floats
     after: Floats
     missing: Flags
+    skipped: Flags
     loss: Floats
 
     @cached_property
@@ -71,7 +74,10 @@ class Records:
 
     @cached_property
     def nonfinite(self) -> Flags:
-        """Whether some gradient held a NaN or an Inf before clipping, `[S]`."""
+        """Whether some gradient held a NaN or an Inf before clipping, `[S]`.
+
+        Also on steps the gradient scaler skipped, for this is why it did.
+        """
         bad = ~np.isfinite(self.before) & ~self.missing
         return np.asarray(bad.any(axis=1))
 
@@ -93,6 +99,7 @@ class Records:
             self.before[rows],
             self.after[rows],
             self.missing[rows],
+            self.skipped[rows],
             self.loss[rows],
         )
 
@@ -115,16 +122,22 @@ def from_stored(
     norms: Floats,
     loss: Floats,
 ) -> Records:
-    """Unpack norms `[S, P, 2]` (before, after), where a negative means no gradient."""
-    missing: Flags = norms[..., 0] < 0
-    visible = np.where(missing[..., None], np.float32(np.nan), norms)
-    return Records(names, steps, visible[..., 0], visible[..., 1], missing, loss)
+    """Unpack norms `[S, P, 2]` (before, after), where a negative means no gradient.
+
+    A gradient before and none after is one the gradient scaler kept from the update.
+    """
+    missing, unapplied = np.moveaxis(norms < 0, -1, 0)
+    skipped = (unapplied & ~missing).any(axis=1)
+    visible = np.where(norms < 0, np.float32(np.nan), norms)
+    before, after = np.moveaxis(visible, -1, 0)
+    return Records(names, steps, before, after, missing, skipped, loss)
 
 
 def to_stored(records: Records) -> Floats:
     """Pack before and after into one array `[S, P, 2]`, the inverse of `from_stored`."""
     norms = np.stack([records.before, records.after], axis=-1)
     norms[records.missing] = MISSING
+    norms[records.skipped, :, 1] = MISSING
     return norms
 
 

@@ -4,30 +4,32 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.tensorboard import SummaryWriter
 
+from gradguard.cautions import cautions, clips_scaled, clips_too
 from gradguard.clipping import Policy, in_words
+from gradguard.columns import Columns, parameters_of
 from gradguard.ledger import Ledger
 from gradguard.moments import (
+    at_backward_end,
+    at_clip_call,
     at_update,
     before_moment,
     gradients_complete,
-    loss_scale,
 )
-from gradguard.record import thinned
+from gradguard.recorder import Recorder
+from gradguard.scaling import loss_scale, uses_scaler
+from gradguard.sharding import Shards
 from gradguard.tensorboard.tags import Schema
-from gradguard.tensorboard.writer import EventWriter, interval_scalars
 
 # Steps between two writes where the Trainer names none (`log_every_n_steps=0`).
 _STEPS_PER_WRITE = 50
 
-# What torch.compile and FSDP put into the names of the parameters they wrap.
-_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module)\.")
+# What wrappers put into the names of the parameters below them.
+_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 class Watch:
@@ -38,8 +40,7 @@ class Watch:
         module: Its LightningModule.
         callback: The callback on whose behalf this is, for its place among others.
         policies: What clips; empty observes.
-        every_n_steps: Write every n-th step, and the interval's spikes.
-        max_scalars: Largest number of parameters to write scalars for.
+        recorder: Where the records go.
     """
 
     def __init__(
@@ -47,32 +48,33 @@ class Watch:
         trainer: Any,
         module: Any,
         callback: object,
-        *,
         policies: Sequence[Policy],
-        every_n_steps: int,
-        max_scalars: int,
+        recorder: Recorder,
     ) -> None:
         self._trainer = trainer
         self._module = module
         self._policies = policies
-        self._every_n_steps = every_n_steps
+        self._recorder = recorder
         self._batch_idx = 0
+        self._said: set[str] = set()
         self.before_moment = before_moment(trainer, module, callback)
-        self._writers, self._loggers = _destinations(trainer, max_scalars)
-        if not policies and not trainer.loggers:
-            warnings.warn(
-                "GradGuard has nowhere to write to, because the Trainer has no logger: "
-                "give it one, such as Trainer(logger=True)",
-                stacklevel=2,
-            )
+        self._names = {
+            parameter: _WRAPPERS.sub("", name)
+            for name, parameter in module.named_parameters()
+        }
         self._ledgers: dict[Optimizer, Ledger] = {}
         self._schemas: dict[Optimizer, Schema] = {}
+        self._undo: list[Callable[[], None]] = []
+        self._forget_raw_backward: Callable[[], None] | None = None
+        for caution in cautions(trainer, module, policies):
+            self._say(caution)
         for optimizer in trainer.optimizers:
             self._open(optimizer)
-        self._undo: list[Callable[[], None]] = [
-            at_update(optimizer, partial(self._see_update, optimizer))
-            for optimizer in trainer.optimizers
-        ]
+            update = partial(self._see_update, optimizer)
+            self._undo.append(at_update(optimizer, update))
+        if not module.automatic_optimization:
+            self._undo.append(at_clip_call(trainer, self._see_clip_call))
+            self._forget_raw_backward = at_backward_end(self._names, self._see_all)
 
     def see_batch_start(self, batch_idx: int) -> None:
         """Note which batch the coming backward passes belong to."""
@@ -80,14 +82,20 @@ class Watch:
 
     def see_backward(self) -> None:
         """Take the norms before clipping, if this was the last backward pass."""
+        if self._forget_raw_backward:  # Lightning runs the passes, and has this hook
+            self._forget_raw_backward()
+            self._forget_raw_backward = None
         if gradients_complete(self._trainer, self._module, self._batch_idx):
-            for optimizer in self._ledgers:
-                self.see_before(optimizer)
+            self._see_all()
 
     def see_before(self, optimizer: Optimizer) -> None:
         """Take the norms before clipping of one optimizer's parameters."""
-        scale = loss_scale(self._trainer, optimizer, self.before_moment)
-        self._ledgers[optimizer].see_before(scale)
+        self._ledgers[optimizer].see_before(loss_scale(self._trainer, optimizer))
+
+    def see_announced(self, optimizer: Optimizer) -> None:
+        """Note that the optimizer is about to step, unless a scaler skips that."""
+        if uses_scaler(self._trainer):
+            self._ledgers[optimizer].see_announced(self._trainer.global_step)
 
     def see_batch_end(self, loss: Tensor | None) -> None:
         """Note the loss, and write what is due."""
@@ -99,66 +107,58 @@ class Watch:
         """Write everything measured so far, through to the files."""
         for optimizer in self._ledgers:
             self._write(optimizer)
-        for writer in self._writers:
-            writer.flush()
+        self._recorder.flush()
 
     def close(self) -> None:
-        """Write what is left and leave no trace on the optimizers."""
+        """Write what is left and leave no trace on optimizers and parameters."""
+        if self._forget_raw_backward:
+            self._forget_raw_backward()
         while self._undo:
             self._undo.pop()()
         self.write()
-        for writer in self._writers:
-            writer.close()
+        self._recorder.close()
 
     def _open(self, optimizer: Optimizer) -> Ledger:
         """Start an optimizer's ledger, over the parameters it holds now."""
-        names = {
-            parameter: _WRAPPERS.sub("", name)
-            for name, parameter in self._module.named_parameters()
-        }
+        shards = Shards(parameters_of(optimizer), self._module)
+        columns = Columns(optimizer, self._names, shards)
         interval = self._trainer.log_every_n_steps or _STEPS_PER_WRITE
-        ledger = Ledger(optimizer, names, self._policies, interval)
+        ledger = Ledger(optimizer, columns, self._policies, interval)
         optimizers = self._trainer.optimizers
         label = f"optimizer_{optimizers.index(optimizer)}" if optimizers[1:] else ""
-        self._schemas[optimizer] = Schema(ledger.names, label, in_words(self._policies))
-        self._ledgers[optimizer] = ledger
+        schema = Schema(columns.names, label, in_words(self._policies))
+        self._ledgers[optimizer], self._schemas[optimizer] = ledger, schema
         return ledger
+
+    def _see_all(self) -> None:
+        for optimizer in self._ledgers:
+            self.see_before(optimizer)
+
+    def _see_clip_call(self, optimizer: Optimizer) -> None:
+        """Take the norms where no backward pass was seen, or too early a moment of it."""
+        if self._policies:
+            self._say(clips_too(self._policies))
+        if loss_scale(self._trainer, optimizer) is not None:
+            self._say(clips_scaled(optimizer))
+        # With DDP's static graph, the first backward pass ends before gradients are
+        # reduced; Lightning reduces them between its hook and this call.
+        if not self._ledgers[optimizer].saw_before:
+            self.see_before(optimizer)
 
     def _see_update(self, optimizer: Optimizer) -> None:
         ledger = self._ledgers[optimizer]
-        if ledger.outgrown:
+        if ledger.columns.outgrown:
             self._write(optimizer)
             ledger = self._open(optimizer)
         ledger.see_update(self._trainer.global_step)
 
     def _write(self, optimizer: Optimizer) -> None:
         records = self._ledgers[optimizer].drain()
-        if records is None:
-            return
-        schema = self._schemas[optimizer]
-        scalars = {
-            schema.scalar_tag(tag): value
-            for tag, value in interval_scalars(records).items()
-        }
-        kept = thinned(records, self._every_n_steps)
-        for writer in self._writers:
-            writer.write(schema, kept, scalars)
-        for logger in self._loggers:
-            logger.log_metrics(scalars, step=int(records.steps[-1]))
+        if records is not None:
+            self._recorder.write(self._schemas[optimizer], records)
 
-
-def _destinations(
-    trainer: Any, max_scalars: int
-) -> tuple[list[EventWriter], list[Any]]:
-    """Sort the loggers into event files and all others; only rank zero writes."""
-    writers, others = [], []
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        experiment = getattr(logger, "experiment", None)
-        if isinstance(experiment, SummaryWriter):
-            # Private, and the only way to write an event with tensors and metadata
-            # through the writer that owns the directory; Lightning calls it itself.
-            sink = experiment._get_file_writer()  # type: ignore[no-untyped-call]
-            writers.append(EventWriter(sink, Path(experiment.log_dir), max_scalars))
-        else:
-            others.append(logger)
-    return writers, others
+    def _say(self, sentence: str) -> None:
+        """Warn once per fit."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            warnings.warn(sentence, stacklevel=2)

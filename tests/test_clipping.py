@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradguard.clipping import ClipNorm, ClipValue, Policy, clip, in_order, in_words
+from gradguard.clipping import ClipNorm, ClipValue, Policy, apply, in_order, in_words
+from gradguard.norms import Gradients
 
 POLICIES: list[list[Policy]] = [
     [ClipNorm(1.0)],
@@ -29,6 +30,10 @@ gradient_lists = st.builds(
 )
 any_policies = pytest.mark.parametrize("policies", POLICIES, ids=in_words)
 examples = settings(max_examples=40, deadline=None)
+
+
+def clip(policies: list[Policy], gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return apply(policies, Gradients(gradients))
 
 
 def parameters_with(gradients: list[Tensor]) -> list[torch.nn.Parameter]:

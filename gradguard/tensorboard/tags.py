@@ -12,6 +12,7 @@ TOTAL_AFTER = "gradguard/total_after"
 COEFFICIENT_MIN = "gradguard/coefficient_min"
 CLIP_FRACTION = "gradguard/clip_fraction"
 NONFINITE_STEPS = "gradguard/nonfinite_steps"
+AMP_SKIPPED = "gradguard/amp_skipped"
 
 # Tensors: norms [K, P, 2] float32, steps [K] int64, loss [K] float32.
 NORMS = "gradguard/norms"

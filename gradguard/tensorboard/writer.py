@@ -34,15 +34,23 @@ class EventSink(Protocol):
 
 
 def interval_scalars(records: Records) -> dict[str, float]:
-    """Sum up the steps of one interval in the scalars every logger gets."""
-    return {
-        tags.TOTAL_BEFORE: float(records.total_before[-1]),
-        tags.TOTAL_BEFORE_MAX: float(records.total_before.max()),
-        tags.TOTAL_AFTER: float(records.total_after[-1]),
-        tags.COEFFICIENT_MIN: float(records.coefficient.min()),
-        tags.CLIP_FRACTION: records.clip_fraction,
-        tags.NONFINITE_STEPS: float(records.nonfinite.sum()),
-    }
+    """Sum up the steps of one interval in the scalars every logger gets.
+
+    A step that a gradient scaler skips while it looks for its scale is counted and
+    otherwise left out: it is no alarm.
+    """
+    scalars = {tags.AMP_SKIPPED: float(records.skipped.sum())}
+    applied = records[~records.skipped]
+    if len(applied.steps):
+        scalars |= {
+            tags.TOTAL_BEFORE: float(applied.total_before[-1]),
+            tags.TOTAL_BEFORE_MAX: float(applied.total_before.max()),
+            tags.TOTAL_AFTER: float(applied.total_after[-1]),
+            tags.COEFFICIENT_MIN: float(applied.coefficient.min()),
+            tags.CLIP_FRACTION: applied.clip_fraction,
+            tags.NONFINITE_STEPS: float(applied.nonfinite.sum()),
+        }
+    return scalars
 
 
 class EventWriter:

@@ -1,0 +1,113 @@
+"""An optimizer's parameters as the columns of its records."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradguard.norms import Gradients
+from gradguard.record import MISSING
+from gradguard.sharding import Shards, local
+
+
+class Columns:
+    """Gather gradients from an optimizer's parameters, and spread their norms over them.
+
+    Args:
+        optimizer: Whose parameters.
+        names: All parameters of the model to their names, in model order.
+        shards: How parameters, in the optimizer's order, are spread over processes.
+
+    Attributes:
+        parameters: In the optimizer's order, so that a total sums up as in Lightning's
+            own clip, `P`.
+        order: Positions of `parameters` in model order.
+        names: Names in model order.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, names: Mapping[Tensor, str], shards: Shards
+    ) -> None:
+        self._optimizer = optimizer
+        self._shards = shards
+        self.parameters = parameters_of(optimizer)
+        places = {parameter: place for place, parameter in enumerate(names)}
+        last = len(places)
+        self.order = sorted(
+            range(len(self.parameters)),
+            key=lambda column: places.get(self.parameters[column], last),
+        )
+        self.names = tuple(
+            names.get(self.parameters[column], f"unnamed.{column}")
+            for column in self.order
+        )
+        self._places: list[int] | None = None
+        self._index = torch.empty(0)
+        self._missing = torch.empty(0)
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether the optimizer has been given more parameters since."""
+        groups = self._optimizer.param_groups
+        return sum(len(group["params"]) for group in groups) != len(self.parameters)
+
+    def gradients(self, *, to_clip: bool = False) -> Gradients:
+        """Return the gradients there are now; of sharded ones, what this rank holds.
+
+        Args:
+            to_clip: Sum up the duplicates of sparse gradients in place, since only the
+                numbers of a coalesced gradient can be clipped.
+        """
+        if self._shards:
+            return Gradients(map(_held, self.parameters), self._whole)
+        found = []
+        for parameter in self.parameters:
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if to_clip and gradient.layout is torch.sparse_coo:
+                gradient = parameter.grad = gradient.coalesce()
+            found.append(gradient)
+        return Gradients(found)
+
+    def row(self, norms: Tensor) -> Tensor:
+        """Give parameters without a gradient their place: `[n]` to `[P]`."""
+        if self._shards:
+            return torch.where(self._missing, MISSING, norms)
+        if len(norms) == len(self.parameters):
+            return norms
+        row = norms.new_full((len(self.parameters),), MISSING)
+        return row.index_copy_(0, self._places_with(True, norms.device), norms)
+
+    def _whole(self, norms: Tensor) -> Tensor:
+        """Return norms of whole gradients for all columns, 0 where there is none."""
+        absent = self._places_with(False, norms.device)
+        whole = self._shards.reduce(norms.index_fill(0, absent, MISSING))
+        self._missing = whole < 0
+        return whole.clamp(min=0)
+
+    def _places_with(self, gradient: bool, device: torch.device) -> Tensor:
+        """Return where there is a gradient, or where there is none."""
+        places = [
+            place
+            for place, parameter in enumerate(self.parameters)
+            if (parameter.grad is not None) is gradient
+        ]
+        if places != self._places:
+            # Kept until it changes: making an index on an accelerator syncs.
+            self._places = places
+            self._index = torch.tensor(places, dtype=torch.long, device=device)
+        return self._index
+
+
+def _held(parameter: Tensor) -> Tensor:
+    """Return this rank's part of a gradient, empty if it has none."""
+    if parameter.grad is None:
+        return torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+    return local(parameter.grad)
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Return the parameters of every group, in the optimizer's order."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
