@@ -134,8 +134,10 @@ class Watch:
         for optimizer in self._ledgers:
             self.see_before(optimizer)
 
-    def _see_clip_call(self, optimizer: Optimizer) -> None:
+    def _see_clip_call(self, optimizer: Any) -> None:
         """Take the norms where no backward pass was seen, or too early a moment of it."""
+        if optimizer not in self._ledgers:
+            optimizer = optimizer.optimizer  # what `self.optimizers()` gives wraps it
         if self._policies:
             self._say(clips_too(self._policies))
         if loss_scale(self._trainer, optimizer) is not None:

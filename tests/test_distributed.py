@@ -1,0 +1,157 @@
+"""Several processes against one: the norms of the whole gradients, on all ranks alike.
+
+`ranks.py` trains in processes of its own, one launch per number of processes; the oracle
+is a plain loop in this process over the batches of all ranks.
+"""
+
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from ranks import MODES, STEPS, THRESHOLD, Mode, Net, batch
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+from gradguard.tensorboard.reader import read_run
+
+SCRIPT = Path(__file__).with_name("ranks.py")
+TWO = [name for name, mode in MODES.items() if mode.processes == 2]
+FOUR = [name for name, mode in MODES.items() if mode.processes == 4]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def launch(directory: Path, processes: int, names: list[str]) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    options = [f"--nproc-per-node={processes}", f"--master-port={free_port()}"]
+    done = subprocess.run(
+        [*torchrun, *options, str(SCRIPT), str(directory), *names],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("ranks")
+    launch(directory, 2, TWO)
+    launch(directory, 4, FOUR)
+    return directory
+
+
+def data_ranks(mode: Mode) -> int:
+    """Processes that see different batches: not those that share one by TP."""
+    return 1 if mode.strategy.__name__ == "tp" else 2
+
+
+@cache
+def plain_loop(mode: Mode) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Train on the batches of all ranks together; return the norms before and after."""
+    model = Net(mode)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.5, momentum=0.9)
+    before, after = [], []
+    num_batches = mode.accumulate * data_ranks(mode)
+
+    def norms() -> list[float]:
+        return [
+            np.nan if p.grad is None else float(p.grad.double().norm())
+            for p in parameters
+        ]
+
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        for micro in range(mode.accumulate):
+            for rank in range(data_ranks(mode)):
+                x = batch(step * mode.accumulate + micro, rank)
+                (model.loss(x) / num_batches).backward()  # type: ignore[no-untyped-call]
+        before.append(norms())
+        if mode.clip == "norm":
+            clip_grad_norm_(parameters, THRESHOLD["norm"])
+        elif mode.clip == "value":
+            clip_grad_value_(parameters, THRESHOLD["value"])
+        after.append(norms())
+        optimizer.step()
+    return np.array(before), np.array(after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODES)
+def test_norms_are_those_of_the_whole_gradients(runs: Path, name: str) -> None:
+    mode = MODES[name]
+    before, after = plain_loop(mode._replace(precision="32-true"))
+    tolerance = 4e-2 if mode.precision.startswith("bf16") else 1e-5
+
+    run = read_run(runs / name)
+
+    assert run.names == tuple(name for name, _ in Net(mode).named_parameters())
+    assert run.steps.tolist() == list(range(STEPS))
+    np.testing.assert_allclose(run.before, before, rtol=tolerance)
+    np.testing.assert_allclose(run.after, after, rtol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODES)
+def test_all_ranks_measure_the_same_and_rank_zero_writes(runs: Path, name: str) -> None:
+    ranks = [np.load(file) for file in sorted(runs.glob(f"{name}-[0-3].npz"))]
+
+    assert len(ranks) == MODES[name].processes
+    for rank in ranks:
+        for key in ("names", "before", "after"):
+            np.testing.assert_array_equal(rank[key], ranks[0][key])
+    assert len(list((runs / name).glob("*tfevents*"))) == 1
+
+
+@pytest.mark.slow
+def test_two_nodes_are_two_ranks(tmp_path: Path) -> None:
+    port = free_port()
+    nodes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run"),
+                *("--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1"),
+                *("--master-addr=127.0.0.1", f"--master-port={port}"),
+                *(str(SCRIPT), str(tmp_path), "ddp-two-nodes"),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in (0, 1)
+    ]
+    errors = [node.communicate(timeout=120)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors[0][-4000:]
+    before, _ = plain_loop(Mode(clip="norm"))
+
+    np.testing.assert_allclose(
+        read_run(tmp_path / "ddp-two-nodes").before, before, rtol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_spawned_processes_write_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path), "ddp-spawn"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    before, after = plain_loop(Mode(clip="norm"))
+
+    run = read_run(tmp_path / "ddp-spawn")
+    np.testing.assert_allclose(run.before, before, rtol=1e-5)
+    np.testing.assert_allclose(run.after, after, rtol=1e-5)
