@@ -96,6 +96,11 @@ class GradGuard(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()  # of a fit that ended without a word, as the tuner's trials may
+        everyone: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        if self is not next(
+            other for other in everyone if isinstance(other, GradGuard)
+        ):
+            return  # the first one watches; `gradguard.attach` adds another at the end
         recorder = Recorder(
             trainer, every_n_steps=self.every_n_steps, max_scalars=self.max_scalars
         )

@@ -37,7 +37,11 @@ class CirclesData(LightningDataModule):
     @override
     def train_dataloader(self) -> Batches:
         return Batches(
-            self.points, self.labels, batch_size=self.batch_size, shuffle=self.shuffle
+            self.points,
+            self.labels,
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            sharded=True,
         )
 
     def train_eval_dataloader(self) -> Batches:

@@ -56,7 +56,10 @@ class DigitSumData(LightningDataModule):
     @override
     def train_dataloader(self) -> Batches:
         return Batches(
-            *self.sets["train"], batch_size=self.batch_size, shuffle=self.shuffle
+            *self.sets["train"],
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            sharded=True,
         )
 
     def train_eval_dataloader(self) -> Batches:

@@ -55,7 +55,12 @@ class RegressionData(LightningDataModule):
 
     @override
     def train_dataloader(self) -> Batches:
-        return Batches(*self.train, batch_size=self.batch_size, shuffle=self.shuffle)
+        return Batches(
+            *self.train,
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            sharded=True,
+        )
 
     def train_eval_dataloader(self) -> Batches:
         """Return the training rows in order, in one batch, to evaluate on."""

@@ -1,0 +1,155 @@
+"""GRADGUARD=1 records with no line changed, in both namespaces of Lightning."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import lightning.pytorch
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from gradguard import ClipNorm, ClipValue, GradGuard
+from gradguard.attach import callbacks
+from gradguard.tensorboard.reader import read_run
+
+namespaces = pytest.mark.parametrize(
+    "namespace",
+    [lightning.pytorch, pytorch_lightning],
+    ids=lambda module: module.__name__,
+)
+
+
+def fit(namespace: ModuleType, path: Path, *guards: GradGuard) -> None:
+    class Net(namespace.LightningModule):  # type: ignore[name-defined,misc] # either one
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 1)
+
+        def training_step(self, batch: Tensor, _: int) -> Tensor:
+            y: Tensor = self.layer(batch)
+            return y.square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+        def train_dataloader(self) -> DataLoader[Tensor]:
+            return DataLoader(torch.ones(6, 4))  # type: ignore[arg-type] # a tensor will do
+
+    torch.manual_seed(0)
+    namespace.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        log_every_n_steps=2,
+        callbacks=list(guards),
+        logger=namespace.loggers.TensorBoardLogger(path, name=None, version="run"),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(Net())
+
+
+@namespaces
+def test_same_class_watches_both_namespaces(
+    namespace: ModuleType, tmp_path: Path
+) -> None:
+    fit(namespace, tmp_path, GradGuard(clip=ClipNorm(0.1)))
+
+    run = read_run(tmp_path / "run")
+    assert len(run.steps) == 6
+    assert run.total_after == pytest.approx(0.1, rel=1e-4)
+
+
+@namespaces
+def test_environment_attaches_a_guard(
+    namespace: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(namespace, tmp_path / "explicit", GradGuard(clip=ClipNorm(0.1)))
+    monkeypatch.setenv("GRADGUARD", "clip_norm=0.1")
+    fit(namespace, tmp_path / "attached")
+
+    explicit, attached = (
+        read_run(tmp_path / name / "run") for name in ("explicit", "attached")
+    )
+    np.testing.assert_array_equal(attached.after, explicit.after)
+
+
+@namespaces
+def test_nothing_is_attached_when_nobody_asks(
+    namespace: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRADGUARD", raising=False)
+
+    fit(namespace, tmp_path)
+
+    with pytest.raises(ValueError, match="no records of gradguard"):
+        read_run(tmp_path / "run")
+
+
+def test_a_guard_that_is_there_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADGUARD", "clip_norm=0.001")
+
+    fit(lightning.pytorch, tmp_path, GradGuard(clip=ClipNorm(0.1)))
+
+    assert read_run(tmp_path / "run").total_after == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_off_values_attach_nothing(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADGUARD", value)
+
+    assert callbacks() == []
+
+
+def test_options_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADGUARD", "clip_value=2, clip_norm=5, every_n_steps=10")
+
+    (guard,) = callbacks()
+
+    assert guard.policies == (ClipNorm(5.0), ClipValue(2.0))
+    assert guard.every_n_steps == 10
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            "clip_nrom=5",
+            "GRADGUARD has no option 'clip_nrom'; did you mean 'clip_norm'",
+        ),
+        ("clip_norm=five", "GRADGUARD expects a number for clip_norm, got 'five'"),
+        ("clip_norm=-1", "max_norm must be a positive number, got -1.0"),
+    ],
+)
+def test_mistakes_are_named(
+    value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADGUARD", value)
+
+    with pytest.raises(ValueError, match=message):
+        callbacks()
+
+
+@pytest.mark.parametrize(("value", "imports"), [("0", False), ("1", True)])
+def test_factory_imports_torch_only_when_asked(value: str, imports: bool) -> None:
+    code = """
+import sys
+from gradguard.attach import callbacks
+callbacks()
+print(any(name in sys.modules for name in ("torch", "lightning", "gradguard.callback")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"GRADGUARD": value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() == str(imports)

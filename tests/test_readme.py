@@ -1,0 +1,78 @@
+"""The README's code and the examples run as they stand."""
+
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_shows_code_within_15_lines() -> None:
+    assert "```python" in README.splitlines()[:15]
+
+
+@pytest.mark.slow
+def test_readme_code_runs_as_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("gradguard train --model srn --clip-norm 5 --max-epochs 1", tmp_path)
+
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), {})
+
+
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in blocks("sh")
+    for line in block.splitlines()
+    if line.startswith(("gradguard ", "torchrun "))
+]
+
+
+def run(command: str, directory: Path) -> str:
+    name, *arguments = command.split()
+    executable = shutil.which(name, path=Path(sys.executable).parent)
+    assert executable
+    done = subprocess.run(
+        [executable, *arguments],
+        cwd=directory,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_commands_run_as_pasted(tmp_path: Path, command: str) -> None:
+    trains = " train " in command
+
+    printed = run(command + trains * " --max-epochs 1", tmp_path)
+
+    assert ("tensorboard --logdir runs" in printed) is trains
+
+
+@pytest.mark.slow
+def test_existing_trainer_example_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    runpy.run_path(str(ROOT / "examples/existing_trainer.py"), run_name="__main__")
+
+    assert "of 80 steps" in capsys.readouterr().out
