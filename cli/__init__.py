@@ -1,1 +1,70 @@
-"""The command line."""
+"""The command line: `gradguard train` and `gradguard configs`."""
+
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from gradguard import __version__
+from gradguard.cli import configs, train
+from gradguard.errors import ConfigError, Interrupted
+
+# Every mistake in a command line is one; Typer exports the class by no name.
+_UsageError: Any = typer.BadParameter.__base__
+
+_MISTAKE = 2
+_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+app = typer.Typer(
+    add_completion=False,
+    # Plain: boxes leave too few of 80 columns to the text, and bugs are to be pasted.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.add_typer(configs.app, name="configs")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gradguard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def gradguard(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """See every parameter's gradient norm before and after clipping."""
+    del version  # its callback has done it
+
+
+def main() -> NoReturn:
+    """Run the command line; a mistake of the user is one sentence and exit code 2."""
+    try:
+        code = app(prog_name="gradguard", standalone_mode=False)
+    except _UsageError as mistake:
+        _stop(f"error: {mistake.format_message()}", code=_MISTAKE)
+    except ConfigError as mistake:
+        _stop(f"error: {mistake}", code=_MISTAKE)
+    except Interrupted as ending:
+        _stop(str(ending), code=_INTERRUPTED)
+    except typer.Abort:  # what older releases of Typer make of Ctrl-C
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        _stop("interrupted before training", code=code)
+    sys.exit(code or 0)  # a command returns None
+
+
+def _stop(sentence: str, *, code: int) -> NoReturn:
+    typer.echo(f"gradguard: {sentence}", err=True)
+    sys.exit(code)

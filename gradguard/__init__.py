@@ -20,7 +20,7 @@ _HOMES = {
     "ClipValue": "gradguard.clipping",
 }
 
-__all__ = ["ClipNorm", "ClipValue", "GradGuard", "__version__"]  # noqa: F822 (lazy)
+__all__ = ["ClipNorm", "ClipValue", "GradGuard", "__version__"]
 
 
 def __getattr__(name: str) -> object:

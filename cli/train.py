@@ -1,0 +1,187 @@
+"""`gradguard train`: run one experiment."""
+
+from typing import Annotated, Any
+
+import typer
+
+
+def _option(*names: str, metavar: str, help: str) -> Any:
+    """Declare an option taken as text, to be read and checked like a config."""
+    return typer.Option(*names, metavar=metavar, help=help, show_default=False)
+
+
+def train(
+    *,
+    model: Annotated[
+        str | None,
+        _option(
+            "--model",
+            metavar="NAME",
+            help="mlp, deep_mlp or srn; a config may name it instead.",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        _option(
+            "--config",
+            metavar="FILE|NAME",
+            help="An experiment; `gradguard configs` lists the bundled.",
+        ),
+    ] = None,
+    clip_norm: Annotated[
+        str | None,
+        _option(
+            "--clip-norm",
+            metavar="NUMBER",
+            help="Largest L2 norm of all gradients together.",
+        ),
+    ] = None,
+    clip_value: Annotated[
+        str | None,
+        _option(
+            "--clip-value",
+            metavar="NUMBER",
+            help="Largest absolute value of a gradient's element.",
+        ),
+    ] = None,
+    clip_order: Annotated[
+        str | None,
+        _option(
+            "--clip-order",
+            metavar="ORDER",
+            help="Of both: norm,value (default) or value,norm.",
+        ),
+    ] = None,
+    per_parameter: Annotated[
+        bool,
+        typer.Option(
+            "--per-parameter",
+            help="Clip each parameter's norm by itself.",
+            show_default=False,
+        ),
+    ] = False,
+    accelerator: Annotated[
+        str | None,
+        _option(
+            "--accelerator", metavar="NAME", help="auto, cpu, gpu, cuda, mps or tpu."
+        ),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        _option(
+            "--devices", metavar="NUMBER", help="How many, or which: 2; 0,1; auto."
+        ),
+    ] = None,
+    num_nodes: Annotated[
+        str | None, _option("--num-nodes", metavar="NUMBER", help="Machines.")
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        _option("--strategy", metavar="NAME", help="Lightning's: auto, ddp, fsdp, ..."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        _option(
+            "--precision",
+            metavar="NAME",
+            help="32-true, 16-mixed, bf16-mixed, 64-true, ...",
+        ),
+    ] = None,
+    max_epochs: Annotated[
+        str | None,
+        _option(
+            "--max-epochs", metavar="NUMBER", help="Passes over the training data."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        _option("--batch-size", metavar="NUMBER", help="Samples per optimizer step."),
+    ] = None,
+    lr: Annotated[
+        str | None, _option("--lr", metavar="NUMBER", help="Learning rate.")
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        _option("--optimizer", metavar="NAME", help="sgd, adam, adamw or rmsprop."),
+    ] = None,
+    weight_decay: Annotated[
+        str | None,
+        _option("--weight-decay", metavar="NUMBER", help="Of the optimizer."),
+    ] = None,
+    seed: Annotated[
+        str | None,
+        _option("--seed", metavar="NUMBER", help="Of weights and shuffling."),
+    ] = None,
+    log_dir: Annotated[
+        str | None,
+        _option(
+            "--log-dir", metavar="DIRECTORY", help="Where runs go (default: runs)."
+        ),
+    ] = None,
+    log_every_n_steps: Annotated[
+        str | None,
+        _option(
+            "--log-every-n-steps",
+            metavar="NUMBER",
+            help="Steps between writes (default: 1).",
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        _option(
+            "--resume",
+            metavar="CHECKPOINT",
+            help="Go on from an earlier run's checkpoint.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        _option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting of a config, as model.depth=30; repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Train a model and record its gradients before and after clipping.
+
+    Settings come from the model's own config, then --config, then --set, then the other
+    options; the last one counts.
+    """
+    from rich.console import Console
+
+    from gradguard.layers import clip_list, resolve
+
+    shorthands = {
+        "trainer.accelerator": accelerator,
+        "trainer.devices": devices,
+        "trainer.num_nodes": num_nodes,
+        "trainer.strategy": strategy,
+        "trainer.precision": precision,
+        "trainer.max_epochs": max_epochs,
+        "trainer.log_every_n_steps": log_every_n_steps,
+        "data.batch_size": batch_size,
+        "model.lr": lr,
+        "model.optimizer": optimizer,
+        "model.weight_decay": weight_decay,
+        "seed": seed,
+    }
+    given = [f"{key}={text}" for key, text in shorthands.items() if text is not None]
+    experiment = resolve(
+        config=config,
+        assignments=[*(settings or []), *given],
+        values={
+            "model.name": model,
+            "log_dir": log_dir,
+            "clip": clip_list(
+                clip_norm, clip_value, order=clip_order, per_parameter=per_parameter
+            ),
+        },
+    )
+    # torch takes seconds to import; a wrong name is told before.
+    from gradguard.experiment import run
+    from gradguard.summary import show
+
+    outcome = run(experiment, resume=resume)
+    if outcome is not None:
+        show(outcome, Console())

@@ -1,0 +1,9 @@
+"""How a run may end other than by a bug: the user's mistake, the user's Ctrl-C."""
+
+
+class ConfigError(ValueError):
+    """What was asked for cannot be done: one sentence naming the field and its value."""
+
+
+class Interrupted(Exception):  # noqa: N818 (an ending, not an error)
+    """Ctrl-C ended the training: one sentence saying what is on disk."""

@@ -1,0 +1,63 @@
+"""Mistakes in settings, each told in one sentence with the nearest valid name."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from typing import get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+
+def nearest(word: str, names: list[str]) -> str:
+    """Return the name most like the word; above all one that ends in the same part.
+
+    Example:
+        >>> nearest("depth", ["model.depth", "model.width"])
+        'model.depth'
+    """
+    last = word.rpartition(".")[2]
+    return max(
+        names,
+        key=lambda name: (
+            name.rpartition(".")[2] == last,
+            SequenceMatcher(None, word, name).ratio(),
+        ),
+    )
+
+
+def sentence(error: ErrorDetails, schema: type[BaseModel]) -> str:
+    """Say what is wrong with which field, what it was, and what comes nearest."""
+    field = _dotted(error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = nearest(field, list(_names(schema)))
+        return f"{field} is not a setting, did you mean {near}?"
+    if error["type"] == "missing":
+        return f"{field} is missing"
+    if not field:  # a rule between sections, which says all by itself
+        return error["msg"].removeprefix("Value error, ")
+    expected = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    told = f"{field} {expected}, got {error['input']!r}"
+    if error["type"] == "literal_error":
+        allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        told += f", did you mean {nearest(str(error['input']), allowed)!r}?"
+    return told
+
+
+def _dotted(location: tuple[str | int, ...]) -> str:
+    """Write ("clip", 0, "norm") as clip[0].norm."""
+    return "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in location
+    ).removeprefix(".")
+
+
+def _names(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield every setting as it is written in --set."""
+    for name, field in section.model_fields.items():
+        inner = (*get_args(field.annotation), field.annotation)[0]
+        if inspect.isclass(inner) and issubclass(inner, BaseModel):
+            item = "[0]" if get_args(field.annotation) else ""
+            yield from _names(inner, f"{prefix}{name}{item}.")
+        else:
+            yield prefix + name
