@@ -8,6 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gradguard.adaptive import AutoClip as AutoClip
+    from gradguard.adaptive import ZClip as ZClip
+    from gradguard.agc import AdaptiveClip as AdaptiveClip
     from gradguard.callback import GradGuard as GradGuard
     from gradguard.clipping import ClipNorm as ClipNorm
     from gradguard.clipping import ClipValue as ClipValue
@@ -15,12 +18,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "GradGuard": "gradguard.callback",
+    "AdaptiveClip": "gradguard.agc",
+    "AutoClip": "gradguard.adaptive",
     "ClipNorm": "gradguard.clipping",
     "ClipValue": "gradguard.clipping",
+    "GradGuard": "gradguard.callback",
+    "ZClip": "gradguard.adaptive",
 }
 
-__all__ = ["ClipNorm", "ClipValue", "GradGuard", "__version__"]
+__all__ = [
+    "AdaptiveClip",
+    "AutoClip",
+    "ClipNorm",
+    "ClipValue",
+    "GradGuard",
+    "ZClip",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,16 +11,25 @@ from torch import Tensor
 
 from gradguard.norms import Gradients, total_norm
 
+State = dict[str, Any]
+"""What policies have learned: nested dicts of tensors and numbers."""
+
 
 class Policy(Protocol):
-    """What every clipping policy does."""
+    """What every clipping policy does.
 
-    def clip(self, gradients: Gradients, norms: Tensor) -> Tensor:
+    A policy holds settings only, so one may serve several optimizers. What it learns it
+    keeps in `state`, which is saved with checkpoints.
+    """
+
+    def clip(self, gradients: Gradients, norms: Tensor, state: State) -> Tensor:
         """Clip the gradients in place and return their norms after.
 
         Args:
             gradients: `n` gradients.
             norms: Their L2 norms as they are now, `[n]`.
+            state: What the policy kept here at the last step, empty at the first. What
+                it keeps as "threshold", a number or a 0-d tensor, is logged.
 
         Returns:
             Their L2 norms once clipped, `[n]`.
@@ -50,7 +59,7 @@ class ClipNorm:
     Example:
         >>> parameter = torch.nn.Parameter(torch.zeros(2))
         >>> parameter.grad = torch.tensor([3.0, 4.0])
-        >>> before, after = apply([ClipNorm(1.0)], Gradients([parameter.grad]))
+        >>> before, after = apply([ClipNorm(1.0)], Gradients([parameter.grad]), {})
         >>> float(before[0]), round(float(after[0]), 4)
         (5.0, 1.0)
     """
@@ -59,17 +68,15 @@ class ClipNorm:
     per_parameter: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive("max_norm", self.max_norm)
+        require_positive("max_norm", self.max_norm)
 
-    def clip(self, gradients: Gradients, norms: Tensor) -> Tensor:
+    def clip(self, gradients: Gradients, norms: Tensor, state: State) -> Tensor:
         """Scale the gradients down to `max_norm`; see `Policy.clip`."""
+        state["threshold"] = self.max_norm
         size = norms if self.per_parameter else total_norm(norms)
         # 1e-6 and the clamp are torch's: they make the results bit-identical.
         coefficient = (self.max_norm / (size + 1e-6)).clamp(max=1.0)
-        changed = _scale(gradients, coefficient)
-        if changed and gradients.any_half:
-            return gradients.norms()  # every product was rounded to half precision
-        return norms * coefficient
+        return scale(gradients, norms, coefficient)
 
 
 @dataclass(frozen=True)
@@ -95,10 +102,11 @@ class ClipValue:
     clip_value: float
 
     def __post_init__(self) -> None:
-        _require_positive("clip_value", self.clip_value)
+        require_positive("clip_value", self.clip_value)
 
-    def clip(self, gradients: Gradients, norms: Tensor) -> Tensor:
+    def clip(self, gradients: Gradients, norms: Tensor, state: State) -> Tensor:
         """Clamp the elements to +-`clip_value`; see `Policy.clip`."""
+        state["threshold"] = self.clip_value
         if not gradients.on_host:
             self._clamp(gradients)
             return gradients.norms()
@@ -146,24 +154,49 @@ def in_words(policies: Sequence[Policy]) -> str:
     return ", ".join(map(repr, policies))
 
 
-@torch.no_grad()
-def apply(policies: Sequence[Policy], gradients: Gradients) -> tuple[Tensor, Tensor]:
+def apply(
+    policies: Sequence[Policy], gradients: Gradients, state: State
+) -> tuple[Tensor, Tensor]:
     """Apply the policies in order, in place; return the norms before and after.
 
     Args:
         policies: The first sees the gradients as they came, the next what it left.
         gradients: `n` gradients; sparse ones coalesced.
+        state: What the policies have learned so far; changed in place.
 
     Returns:
         L2 norm of every gradient before the first policy and after the last, `[n]` each.
     """
-    before = after = gradients.norms()
-    for policy in policies:
-        after = policy.clip(gradients, after)
-    return before, after
+    before = gradients.norms()
+    return before, apply_to(before, policies, gradients, state)
 
 
-def _scale(gradients: Gradients, coefficient: Tensor) -> bool:
+@torch.no_grad()
+def apply_to(
+    norms: Tensor, policies: Sequence[Policy], gradients: Gradients, state: State
+) -> Tensor:
+    """Do as `apply` where the norms before are known, `[n]`; return those after."""
+    for place, policy in enumerate(policies):
+        own = state.setdefault(f"{place}.{type(policy).__name__}", {})
+        norms = policy.clip(gradients, norms, own)
+    return norms
+
+
+def scale(gradients: Gradients, norms: Tensor, coefficient: Tensor) -> Tensor:
+    """Multiply gradients in place by one coefficient or one each; return their norms.
+
+    Args:
+        gradients: `n` gradients.
+        norms: Their L2 norms, `[n]`.
+        coefficient: 0-d or `[n]`, 0 to 1.
+    """
+    changed = _multiply(gradients, coefficient)
+    if changed and gradients.any_half:
+        return gradients.norms()  # every product was rounded to half precision
+    return norms * coefficient
+
+
+def _multiply(gradients: Gradients, coefficient: Tensor) -> bool:
     """Multiply by one coefficient or one each; return False where all are known as 1."""
     if coefficient.device.type == "cpu" and (coefficient.numpy() == 1.0).all():
         return False
@@ -177,6 +210,11 @@ def _scale(gradients: Gradients, coefficient: Tensor) -> bool:
     return True
 
 
-def _require_positive(field: str, value: float) -> None:
+def require_positive(field: str, value: float) -> None:
+    """Do nothing if the value is a positive finite number.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if not 0 < value < math.inf:
         raise ValueError(f"{field} must be a positive number, got {value!r}")

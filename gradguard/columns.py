@@ -30,6 +30,7 @@ class Columns:
         self, optimizer: Optimizer, names: Mapping[Tensor, str], shards: Shards
     ) -> None:
         self._optimizer = optimizer
+        self._names = names
         self._shards = shards
         self.parameters = parameters_of(optimizer)
         places = {parameter: place for place, parameter in enumerate(names)}
@@ -60,8 +61,13 @@ class Columns:
                 numbers of a coalesced gradient can be clipped.
         """
         if self._shards:
-            return Gradients(map(_held, self.parameters), self._whole)
-        found = []
+            return Gradients(
+                map(_held, self.parameters),
+                parameters=self.parameters,
+                names=self._names,
+                whole=self._whole,
+            )
+        found, owners = [], []
         for parameter in self.parameters:
             gradient = parameter.grad
             if gradient is None:
@@ -69,7 +75,8 @@ class Columns:
             if to_clip and gradient.layout is torch.sparse_coo:
                 gradient = parameter.grad = gradient.coalesce()
             found.append(gradient)
-        return Gradients(found)
+            owners.append(parameter)
+        return Gradients(found, parameters=owners, names=self._names)
 
     def row(self, norms: Tensor) -> Tensor:
         """Give parameters without a gradient their place: `[n]` to `[P]`."""

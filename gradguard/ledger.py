@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradguard.buffer import Buffer
-from gradguard.clipping import Policy, apply
+from gradguard.clipping import Policy, State, apply
 from gradguard.columns import Columns
 from gradguard.record import MISSING, Records
 from gradguard.scaling import (
@@ -43,6 +43,7 @@ class Ledger:
         self.columns = columns
         self._optimizer = optimizer
         self._policies = policies
+        self._state: State = {}
         parameters = columns.parameters
         self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
         self._before: Tensor | None = None
@@ -83,7 +84,9 @@ class Ledger:
             return
         if self._policies:
             unscale_at_update(self._optimizer, gradients)
-            before, after = map(columns.row, apply(self._policies, gradients))
+            before, after = map(
+                columns.row, apply(self._policies, gradients, self._state)
+            )
         else:
             scale = scale_at_update(self._optimizer)
             after = unscaled(columns.row(gradients.norms()), scale)

@@ -5,7 +5,7 @@ and complex gradients count like any other, and on the CPU a float32 norm whose 
 overflow or underflow is measured again in float64.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -34,21 +34,31 @@ class Gradients:
 
     Args:
         gradients: Any mix of dtypes, devices and layouts, in the optimizer's order.
+        parameters: Whose gradients they are, in the same order, for policies that look
+            at weights or names.
+        names: Names of parameters, at least of these.
         whole: What makes norms of whole gradients of the norms of these, where these
             are shards.
 
     Attributes:
         tensors: One dense real tensor per gradient (see `plain`).
+        parameters: As given.
         groups: The positions in `tensors` that share a dtype and a device.
     """
 
     def __init__(
         self,
         gradients: Iterable[Tensor],
+        *,
+        parameters: Sequence[Tensor] = (),
+        names: Mapping[Tensor, str] | None = None,
         whole: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self._gradients = list(gradients)
+        self._names = names or {}
         self._whole = whole
-        self.tensors = [plain(gradient) for gradient in gradients]
+        self.parameters = parameters
+        self.tensors = [plain(gradient) for gradient in self._gradients]
         self.groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for position, tensor in enumerate(self.tensors):
             kind = (tensor.dtype, tensor.device)
@@ -68,6 +78,34 @@ class Gradients:
     def any_half(self) -> bool:
         """Whether some gradient rounds to float16 or bfloat16."""
         return any(dtype in _HALF for dtype, _ in self.groups)
+
+    @property
+    def are_shards(self) -> bool:
+        """Whether the tensors are parts of gradients, spread over processes."""
+        return self._whole is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of the parameter of each gradient, "" where it has none."""
+        return tuple(self._names.get(parameter, "") for parameter in self.parameters)
+
+    def weights(self) -> Iterator[Tensor]:
+        """Yield the parameters' own values, of sparse gradients' only the rows it has."""
+        for gradient, parameter in zip(self._gradients, self.parameters, strict=True):
+            value = parameter.detach()
+            if gradient.layout is torch.sparse_coo:
+                value = value[gradient.coalesce().indices().unbind()]
+            yield torch.view_as_real(value) if value.is_complex() else value
+
+    def subset(self, positions: Sequence[int]) -> "Gradients":
+        """Return some of the gradients, whose norms are those they have among all."""
+        return Gradients(
+            [self._gradients[position] for position in positions],
+            parameters=[self.parameters[position] for position in positions],
+            names=self._names,
+            # All ranks reduce all norms, whichever of them this is about.
+            whole=(lambda _: pick(self.norms(), positions)) if self._whole else None,
+        )
 
     @torch.no_grad()
     def norms(self) -> Tensor:
@@ -111,6 +149,12 @@ class Gradients:
         return norms.to(dtype).index_copy_(
             0, torch.from_numpy(inexact), exact.to(dtype)
         )
+
+
+def pick(values: Tensor, positions: Sequence[int]) -> Tensor:
+    """Return the values at some positions; unlike an index, without a sync."""
+    each = values.unbind()
+    return torch.stack([each[position] for position in positions])
 
 
 def total_norm(norms: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ examples = settings(max_examples=40, deadline=None)
 
 
 def clip(policies: list[Policy], gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return apply(policies, Gradients(gradients))
+    return apply(policies, Gradients(gradients), {})
 
 
 def parameters_with(gradients: list[Tensor]) -> list[torch.nn.Parameter]:
