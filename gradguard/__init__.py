@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gradguard.adaptive import AutoClip as AutoClip
     from gradguard.adaptive import ZClip as ZClip
     from gradguard.agc import AdaptiveClip as AdaptiveClip
+    from gradguard.by_name import ByName as ByName
     from gradguard.callback import GradGuard as GradGuard
     from gradguard.clipping import ClipNorm as ClipNorm
     from gradguard.clipping import ClipValue as ClipValue
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdaptiveClip": "gradguard.agc",
     "AutoClip": "gradguard.adaptive",
+    "ByName": "gradguard.by_name",
     "ClipNorm": "gradguard.clipping",
     "ClipValue": "gradguard.clipping",
     "GradGuard": "gradguard.callback",
@@ -29,6 +31,7 @@ _HOMES = {
 __all__ = [
     "AdaptiveClip",
     "AutoClip",
+    "ByName",
     "ClipNorm",
     "ClipValue",
     "GradGuard",

@@ -63,7 +63,8 @@ class GradGuard(Callback):
     Raises:
         TypeError: If `clip` holds something that is not a policy.
         ValueError: If `every_n_steps` is below 1 or `max_scalars` is negative; at the
-            start of a fit, if the Trainer clips as well.
+            start of a fit, if the Trainer clips as well or a pattern of `clip` matches no
+            parameter.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradguard.by_name import check
 from gradguard.cautions import cautions, clips_scaled, clips_too
 from gradguard.clipping import Policy, in_words
 from gradguard.columns import Columns, parameters_of
@@ -62,6 +63,7 @@ class Watch:
             parameter: _WRAPPERS.sub("", name)
             for name, parameter in module.named_parameters()
         }
+        check(policies, list(self._names.values()))
         self._ledgers: dict[Optimizer, Ledger] = {}
         self._schemas: dict[Optimizer, Schema] = {}
         self._undo: list[Callable[[], None]] = []
