@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gradguard.agc import AdaptiveClip as AdaptiveClip
     from gradguard.by_name import ByName as ByName
     from gradguard.callback import GradGuard as GradGuard
+    from gradguard.clipper import Clipper as Clipper
     from gradguard.clipping import ClipNorm as ClipNorm
     from gradguard.clipping import ClipValue as ClipValue
 
@@ -24,6 +25,7 @@ _HOMES = {
     "ByName": "gradguard.by_name",
     "ClipNorm": "gradguard.clipping",
     "ClipValue": "gradguard.clipping",
+    "Clipper": "gradguard.clipper",
     "GradGuard": "gradguard.callback",
     "ZClip": "gradguard.adaptive",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "ByName",
     "ClipNorm",
     "ClipValue",
+    "Clipper",
     "GradGuard",
     "ZClip",
     "__version__",

@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from gradguard.clipping import Clip, in_order, in_words
+from gradguard.clipping import Clip, State, in_order, in_words
 from gradguard.moments import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
 from gradguard.recorder import Recorder
 from gradguard.watch import Watch
+
+_CHECKPOINT_KEY = "gradguard"
 
 
 class GradGuard(Callback):
@@ -40,6 +42,8 @@ class GradGuard(Callback):
     `gradguard/nonfinite_steps`      number of steps with a NaN or Inf gradient
     `gradguard/amp_skipped`          number of steps the gradient scaler skipped; the
                                      lines above leave these out
+    `gradguard/threshold`            threshold in force, as given or learned; of several
+                                     each, with what tells them apart behind the name
     `gradguard/norms/<hash>`         tensor `[K, P, 2]`: every parameter's norm before
                                      and after, at every step of the interval
     `gradguard/steps/<hash>`         tensor `[K]`: optimizer steps completed before
@@ -50,7 +54,8 @@ class GradGuard(Callback):
 
     A TensorBoardLogger gets all of it, any other logger the scalars `gradguard/...`.
     Of several optimizers, each has its own, with `/optimizer_<i>` behind the scalars'
-    names. `gradguard.tensorboard.reader.read_run` gives the tensors back.
+    names. What policies have learned is in the checkpoints.
+    `gradguard.tensorboard.reader.read_run` gives the tensors back.
 
     Args:
         clip: A policy such as `ClipNorm(5.0)`, or several applied in the order given.
@@ -84,6 +89,7 @@ class GradGuard(Callback):
         self.every_n_steps = every_n_steps
         self.max_scalars = max_scalars
         self._watch: Watch | None = None
+        self._learned: list[State] = []
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -106,6 +112,8 @@ class GradGuard(Callback):
             trainer, every_n_steps=self.every_n_steps, max_scalars=self.max_scalars
         )
         self._watch = Watch(trainer, pl_module, self, self.policies, recorder)
+        if trainer.global_step:  # training goes on, here or from a checkpoint
+            self._watch.load_state_dict(self._learned)
 
     @override
     def on_train_batch_start(
@@ -148,6 +156,17 @@ class GradGuard(Callback):
     ) -> None:
         if self._watch:
             self._watch.write()
+            self._learned = self._watch.state_dict()
+        # Not by `state_dict`, of which Lightning lets one callback of a class have one:
+        # `gradguard.attach` may add a second GradGuard.
+        if any(self._learned):
+            checkpoint[_CHECKPOINT_KEY] = self._learned
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._learned = checkpoint.get(_CHECKPOINT_KEY, [])
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -174,4 +193,5 @@ class GradGuard(Callback):
     def _close(self) -> None:
         watch, self._watch = self._watch, None
         if watch:
+            self._learned = watch.state_dict()
             watch.close()

@@ -1,6 +1,6 @@
-"""An optimizer's parameters as the columns of its records."""
+"""Parameters as the columns of records."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,27 +12,29 @@ from gradguard.sharding import Shards, local
 
 
 class Columns:
-    """Gather gradients from an optimizer's parameters, and spread their norms over them.
+    """Gather gradients from parameters, and spread their norms over them.
 
     Args:
-        optimizer: Whose parameters.
-        names: All parameters of the model to their names, in model order.
-        shards: How parameters, in the optimizer's order, are spread over processes.
-
-    Attributes:
         parameters: In the optimizer's order, so that a total sums up as in Lightning's
             own clip, `P`.
+        names: All parameters of the model to their names, in model order.
+        shards: How the parameters are spread over processes.
+
+    Attributes:
+        parameters: As given.
         order: Positions of `parameters` in model order.
         names: Names in model order.
     """
 
     def __init__(
-        self, optimizer: Optimizer, names: Mapping[Tensor, str], shards: Shards
+        self,
+        parameters: Sequence[Tensor],
+        names: Mapping[Tensor, str],
+        shards: Shards,
     ) -> None:
-        self._optimizer = optimizer
         self._names = names
         self._shards = shards
-        self.parameters = parameters_of(optimizer)
+        self.parameters = parameters
         places = {parameter: place for place, parameter in enumerate(names)}
         last = len(places)
         self.order = sorted(
@@ -46,12 +48,6 @@ class Columns:
         self._places: list[int] | None = None
         self._index = torch.empty(0)
         self._missing = torch.empty(0)
-
-    @property
-    def outgrown(self) -> bool:
-        """Whether the optimizer has been given more parameters since."""
-        groups = self._optimizer.param_groups
-        return sum(len(group["params"]) for group in groups) != len(self.parameters)
 
     def gradients(self, *, to_clip: bool = False) -> Gradients:
         """Return the gradients there are now; of sharded ones, what this rank holds.

@@ -1,15 +1,13 @@
 """One optimizer's gradients: measured at both moments, kept, and handed out as records."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradguard.buffer import Buffer
-from gradguard.clipping import Policy, State, apply
-from gradguard.columns import Columns
+from gradguard.clipper import Clipper
+from gradguard.columns import parameters_of
 from gradguard.record import MISSING, Records
 from gradguard.scaling import (
     after_unless_skipped,
@@ -28,23 +26,18 @@ class Ledger:
 
     Args:
         optimizer: Whose gradients.
-        columns: Its parameters.
-        policies: What clips, in order; empty leaves the gradients alone.
+        clipper: What clips its parameters; without policies it leaves them alone.
         steps_per_write: Steps to keep before they are due.
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        columns: Columns,
-        policies: Sequence[Policy],
-        steps_per_write: int,
+        self, optimizer: Optimizer, clipper: Clipper, steps_per_write: int
     ) -> None:
-        self.columns = columns
+        self.clipper = clipper
+        self.columns = clipper.columns
         self._optimizer = optimizer
-        self._policies = policies
-        self._state: State = {}
-        parameters = columns.parameters
+        self._policies = clipper.policies
+        parameters = self.columns.parameters
         self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
         self._before: Tensor | None = None
         self._announced: int | None = None
@@ -52,6 +45,11 @@ class Ledger:
         self._lacks_loss = False
         self._median = np.inf
         self._alarmed = False
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether the optimizer has been given more parameters since."""
+        return len(parameters_of(self._optimizer)) != len(self.columns.parameters)
 
     @property
     def saw_before(self) -> bool:
@@ -84,9 +82,7 @@ class Ledger:
             return
         if self._policies:
             unscale_at_update(self._optimizer, gradients)
-            before, after = map(
-                columns.row, apply(self._policies, gradients, self._state)
-            )
+            before, after = self.clipper.clip_these(gradients, gradients.norms())
         else:
             scale = scale_at_update(self._optimizer)
             after = unscaled(columns.row(gradients.norms()), scale)

@@ -1,12 +1,14 @@
 """Records to the Trainer's loggers: all of them to event files, their sums to any."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from gradguard.record import Records, thinned
-from gradguard.tensorboard.tags import Schema
+from gradguard.tensorboard.tags import Schema, threshold_tag
 from gradguard.tensorboard.writer import EventWriter, interval_scalars
 
 
@@ -34,12 +36,19 @@ class Recorder:
             logdir = Path(experiment.log_dir)
             self._writers.append(EventWriter(sink, logdir, max_scalars))
 
-    def write(self, schema: Schema, records: Records) -> None:
-        """Write the steps of one interval, at least one."""
-        scalars = {
-            schema.scalar_tag(tag): value
-            for tag, value in interval_scalars(records).items()
+    def write(
+        self,
+        schema: Schema,
+        records: Records,
+        thresholds: Mapping[str, float | Tensor],
+    ) -> None:
+        """Write the steps of one interval, at least one, and the thresholds in force."""
+        if not (self._writers or self._loggers):
+            return
+        values = interval_scalars(records) | {
+            threshold_tag(which): float(value) for which, value in thresholds.items()
         }
+        scalars = {schema.scalar_tag(tag): value for tag, value in values.items()}
         kept = thinned(records, self._every_n_steps)
         for writer in self._writers:
             writer.write(schema, kept, scalars)

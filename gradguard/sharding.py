@@ -17,10 +17,10 @@ class Shards:
 
     Args:
         parameters: The optimizer's parameters in its order, `P`.
-        module: The module they belong to; FSDP1 shards by module.
+        module: The module they belong to, which FSDP1 shards by; None if it does not.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], module: nn.Module) -> None:
+    def __init__(self, parameters: Sequence[Tensor], module: nn.Module | None) -> None:
         self._exact = any(p.dtype is torch.float64 for p in parameters)
         members: dict[distributed.ProcessGroup, list[int]] = {}
         fsdp1 = _fsdp1_groups(module)
@@ -77,9 +77,12 @@ def _mesh_groups(parameter: Tensor) -> list[distributed.ProcessGroup]:
     ]
 
 
-def _fsdp1_groups(module: nn.Module) -> dict[Tensor, list[distributed.ProcessGroup]]:
+def _fsdp1_groups(
+    module: nn.Module | None,
+) -> dict[Tensor, list[distributed.ProcessGroup]]:
     """Return the sharding group of every parameter below an FSDP1 module."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    processes = distributed.is_available() and distributed.is_initialized()
+    if module is None or not processes:
         return {}
     # Slow to import, and without processes there is nothing to find.
     from torch.distributed.fsdp import (  # noqa: PLC0415

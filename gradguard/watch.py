@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from gradguard.by_name import check
 from gradguard.cautions import cautions, clips_scaled, clips_too
-from gradguard.clipping import Policy, in_words
+from gradguard.clipper import Clipper
+from gradguard.clipping import Policy, State, in_words
 from gradguard.columns import Columns, parameters_of
 from gradguard.ledger import Ledger
 from gradguard.moments import (
@@ -111,6 +112,15 @@ class Watch:
             self._write(optimizer)
         self._recorder.flush()
 
+    def state_dict(self) -> list[State]:
+        """Return what the policies have learned, by optimizer."""
+        return [ledger.clipper.state_dict() for ledger in self._ledgers.values()]
+
+    def load_state_dict(self, states: Sequence[State]) -> None:
+        """Take up what the policies of another run had learned."""
+        for ledger, state in zip(self._ledgers.values(), states, strict=False):
+            ledger.clipper.load_state_dict(state)
+
     def close(self) -> None:
         """Write what is left and leave no trace on optimizers and parameters."""
         if self._forget_raw_backward:
@@ -122,10 +132,11 @@ class Watch:
 
     def _open(self, optimizer: Optimizer) -> Ledger:
         """Start an optimizer's ledger, over the parameters it holds now."""
-        shards = Shards(parameters_of(optimizer), self._module)
-        columns = Columns(optimizer, self._names, shards)
+        parameters = parameters_of(optimizer)
+        columns = Columns(parameters, self._names, Shards(parameters, self._module))
+        clipper = Clipper.over(columns, self._policies)
         interval = self._trainer.log_every_n_steps or _STEPS_PER_WRITE
-        ledger = Ledger(optimizer, columns, self._policies, interval)
+        ledger = Ledger(optimizer, clipper, interval)
         optimizers = self._trainer.optimizers
         label = f"optimizer_{optimizers.index(optimizer)}" if optimizers[1:] else ""
         schema = Schema(columns.names, label, in_words(self._policies))
@@ -151,15 +162,18 @@ class Watch:
 
     def _see_update(self, optimizer: Optimizer) -> None:
         ledger = self._ledgers[optimizer]
-        if ledger.columns.outgrown:
+        if ledger.outgrown:
             self._write(optimizer)
+            learned = ledger.clipper.state_dict()
             ledger = self._open(optimizer)
+            ledger.clipper.load_state_dict(learned)
         ledger.see_update(self._trainer.global_step)
 
     def _write(self, optimizer: Optimizer) -> None:
         records = self._ledgers[optimizer].drain()
         if records is not None:
-            self._recorder.write(self._schemas[optimizer], records)
+            thresholds = self._ledgers[optimizer].clipper.thresholds()
+            self._recorder.write(self._schemas[optimizer], records, thresholds)
 
     def _say(self, sentence: str) -> None:
         """Warn once per fit."""

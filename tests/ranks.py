@@ -5,7 +5,7 @@ python -m torch.distributed.run --nproc-per-node 2 tests/ranks.py DIRECTORY MODE
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -238,8 +238,10 @@ class KeepOnEveryRank(Recorder):
         self.file = f"{trainer.log_dir}-{trainer.global_rank}.npz"
         self.kept: list[Records] = []
 
-    def write(self, schema: Schema, records: Records) -> None:
-        super().write(schema, records)
+    def write(
+        self, schema: Schema, records: Records, thresholds: Mapping[str, float | Tensor]
+    ) -> None:
+        super().write(schema, records, thresholds)
         self.kept.append(records)
         before, after = (
             np.concatenate([getattr(part, moment) for part in self.kept])

@@ -13,6 +13,7 @@ COEFFICIENT_MIN = "gradguard/coefficient_min"
 CLIP_FRACTION = "gradguard/clip_fraction"
 NONFINITE_STEPS = "gradguard/nonfinite_steps"
 AMP_SKIPPED = "gradguard/amp_skipped"
+THRESHOLD = "gradguard/threshold"
 
 # Tensors: norms [K, P, 2] float32, steps [K] int64, loss [K] float32.
 NORMS = "gradguard/norms"
@@ -28,6 +29,11 @@ AFTER_RUN = "after"
 def parameter_tag(name: str) -> str:
     """Return the tag of one parameter's norms in the runs `before` and `after`."""
     return f"gradients/{name}"
+
+
+def threshold_tag(which: str) -> str:
+    """Return the tag of a threshold in force, by what tells it from the others."""
+    return f"{THRESHOLD}/{which}" if which else THRESHOLD
 
 
 @dataclass(frozen=True)
