@@ -67,4 +67,4 @@ def rows_below(heading: str) -> Iterator[str]:
     """Yield the names of rows, which stand in code at the start of a table's cell."""
     _, section = DOCS.read_text().split(f"## {heading}\n", 1)
     table = section.split("\n## ", 1)[0]
-    return (match[1] for match in re.finditer(r"\| `(\w+)`(?= \|)", table))
+    return (match[1] for match in re.finditer(r"\| `([\w-]+)`(?= \|)", table))
