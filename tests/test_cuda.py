@@ -100,7 +100,9 @@ def test_own_clip_gives_the_weights_of_torchs(tmp_path: Path) -> None:
 def test_no_step_waits_for_the_device(policies: list[Policy]) -> None:
     net = Net().cuda()
     optimizer = net.configure_optimizers()
-    names = {parameter: name for name, parameter in net.named_parameters()}
+    names: dict[Tensor, str] = {
+        parameter: name for name, parameter in net.named_parameters()
+    }
     columns = Columns(optimizer, names, Shards(list(names), net))
     ledger = Ledger(optimizer, columns, policies, steps_per_write=100)
     (batch,) = next(iter(net.train_dataloader()))
