@@ -49,9 +49,8 @@ def clips_scaled(optimizer: object) -> str:
     return (
         f"clip_gradients({type(optimizer).__name__}) clips gradients that are still "
         "multiplied by the loss scale, so the threshold in force is the one you gave "
-        "divided by that scale (Lightning issue 18089): unscale them first with "
-        "trainer.precision_plugin.scaler.unscale_(optimizer), or let "
-        "GradGuard(clip=...) clip"
+        "divided by that scale (Lightning issue 18089): clip in the module's "
+        "on_before_optimizer_step, where they are not, or let GradGuard(clip=...) clip"
     )
 
 

@@ -58,8 +58,10 @@ class Ledger:
 
     def see_before(self, scale: Tensor | None) -> None:
         """Take the norms now as those before clipping, divided by the loss scale."""
-        if not self._policies:
-            norms = self.columns.row(self.columns.gradients().norms())
+        self._before = None
+        gradients = self.columns.gradients()
+        if gradients and not self._policies:
+            norms = self.columns.row(gradients.norms())
             self._before = unscaled(norms, scale)
 
     def see_announced(self, step: int) -> None:

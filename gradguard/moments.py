@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+BACKWARD_END = "backward_end"
 AFTER_BACKWARD = "on_after_backward"
 BEFORE_OPTIMIZER_STEP = "on_before_optimizer_step"
 
@@ -54,21 +55,21 @@ def at_backward_end(
 ) -> Callable[[], None]:
     """Call `act` at the end of each backward pass that reaches one of the parameters.
 
-    For manual optimisation that calls `loss.backward()` itself, past Lightning's hook.
-    Returns the way to undo it. Costs a Python call per parameter and backward pass.
+    For manual optimisation that calls `loss.backward()` itself, past Lightning's hook,
+    and for callbacks that are given that hook before us. Returns the way to undo it.
+    Costs a Python call per parameter and backward pass.
     """
-    waiting: list[bool] = []
-
-    def finish() -> None:
-        waiting.clear()
-        act()
+    call_at_end = torch.autograd.Variable._execution_engine.queue_callback
+    asked = -1
 
     def note(_: Tensor) -> None:
-        # The first gradient to be there asks for a call when all are, as DDP does. A
-        # pass that failed left its call behind, but no pass runs inside another.
-        if not waiting:
-            waiting.append(True)
-            torch.autograd.Variable._execution_engine.queue_callback(finish)
+        # The first gradient of a pass asks for a call at its end, as DDP does; and there
+        # for another, so as to come after DDP's, which waits for the reduction.
+        nonlocal asked
+        this_pass = torch._C._current_graph_task_id()
+        if this_pass != asked:
+            asked = this_pass
+            call_at_end(lambda: call_at_end(act))
 
     handles = [
         parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
@@ -101,18 +102,22 @@ def at_clip_call(trainer: Any, act: Callable[[Optimizer], None]) -> Callable[[],
 
 
 def before_moment(trainer: Any, module: Any, callback: object) -> str:
-    """Name the hook of `callback` at which nobody has touched the gradients yet.
+    """Name the moment of `callback` at which nobody has touched the gradients yet.
 
     `on_before_optimizer_step`, where gradients are unscaled and reduced, unless someone
-    may change them earlier; then `on_after_backward`.
+    may change them earlier; then `on_after_backward`, unless another callback has that
+    hook ahead of it; then the end of the backward pass.
     """
-    if not module.automatic_optimization:
-        return AFTER_BACKWARD
-    hooks = (AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP)
-    earlier = trainer.callbacks[: trainer.callbacks.index(callback)]
-    meddlers = [(module, ("optimizer_step", AFTER_BACKWARD))]
-    meddlers += [(other, hooks) for other in earlier]
-    touched = any(overrides(who, hook) for who, which in meddlers for hook in which)
+    place = trainer.callbacks.index(callback)
+    ahead, behind = trainer.callbacks[:place], trainer.callbacks[place + 1 :]
+    if any(overrides(other, AFTER_BACKWARD) for other in ahead):
+        return BACKWARD_END
+    touched = (
+        not module.automatic_optimization
+        or overrides(module, "optimizer_step")
+        or any(overrides(who, AFTER_BACKWARD) for who in (module, *behind))
+        or any(overrides(other, BEFORE_OPTIMIZER_STEP) for other in ahead)
+    )
     return AFTER_BACKWARD if touched else BEFORE_OPTIMIZER_STEP
 
 

@@ -16,6 +16,7 @@ from gradguard.clipping import Policy, State, in_words
 from gradguard.columns import Columns, parameters_of
 from gradguard.ledger import Ledger
 from gradguard.moments import (
+    BACKWARD_END,
     at_backward_end,
     at_clip_call,
     at_update,
@@ -77,6 +78,9 @@ class Watch:
             self._undo.append(at_update(optimizer, update))
         if not module.automatic_optimization:
             self._undo.append(at_clip_call(trainer, self._see_clip_call))
+        if self.before_moment == BACKWARD_END:
+            self._undo.append(at_backward_end(self._names, self.see_backward))
+        elif not module.automatic_optimization:
             self._forget_raw_backward = at_backward_end(self._names, self._see_all)
 
     def see_batch_start(self, batch_idx: int) -> None:
@@ -145,7 +149,9 @@ class Watch:
 
     def _see_all(self) -> None:
         for optimizer in self._ledgers:
-            self.see_before(optimizer)
+            # Toggled off, it took no part in the pass, and may have been clipped since.
+            if any(p.requires_grad for p in parameters_of(optimizer)):
+                self.see_before(optimizer)
 
     def _see_clip_call(self, optimizer: Any) -> None:
         """Take the norms where no backward pass was seen, or too early a moment of it."""

@@ -5,8 +5,8 @@ python -m torch.distributed.run --nproc-per-node 2 tests/ranks.py DIRECTORY MODE
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +57,9 @@ class Mode(NamedTuple):
 class CPUFSDP(FSDPStrategy):
     """FSDP1 on the CPU, which Lightning refuses by name and torch for want of a device."""
 
-    def model_sharded_context(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def model_sharded_context(self) -> Generator[None, None, None]:
+        yield
 
     def _setup_model(self, model: nn.Module) -> FullyShardedDataParallel:
         return FullyShardedDataParallel(
@@ -169,7 +170,7 @@ class Net(LightningModule):
         tensor_mesh, data_mesh = mesh["tensor_parallel"], mesh["data_parallel"]
         if tensor_mesh.size() > 1:
             plan = {"up": ColwiseParallel(), "down": RowwiseParallel()}
-            parallelize_module(self, tensor_mesh, plan)  # type: ignore[arg-type] # its plan is invariant
+            parallelize_module(self, tensor_mesh, plan)
         if data_mesh.size() > 1:
             for layer in self.children():
                 fully_shard(layer, mesh=data_mesh)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from ranks import MODES, STEPS, THRESHOLD, Mode, Net, batch
+from ranks import ALONE, MODES, STEPS, THRESHOLD, Mode, Net, batch
+from test_modes import rows_below
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from gradguard.tensorboard.reader import read_run
@@ -113,6 +114,12 @@ def test_all_ranks_measure_the_same_and_rank_zero_writes(runs: Path, name: str) 
         for key in ("names", "before", "after"):
             np.testing.assert_array_equal(rank[key], ranks[0][key])
     assert len(list((runs / name).glob("*tfevents*"))) == 1
+
+
+def test_documented_modes_are_the_tested_ones() -> None:
+    documented = list(rows_below("Several processes"))
+
+    assert sorted(documented) == sorted([*MODES, *ALONE])
 
 
 @pytest.mark.slow

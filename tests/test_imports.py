@@ -1,0 +1,172 @@
+"""What imports what: importing stays light, and imports point down."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import gradguard
+
+ROOT = Path(__file__).parent.parent
+
+# The house from the ground up: of what packages, beside the standard library, and of what
+# else in gradguard each file or folder is made. A row may name only rows above it.
+HOUSE = {
+    "errors": ("", ""),
+    "configs": ("", ""),
+    "norms": ("numpy torch", ""),
+    "clipping": ("numpy torch", "norms"),
+    "moments": ("torch", ""),
+    "record": ("numpy", ""),
+    "buffer": ("numpy torch", "record"),
+    "tensorboard": ("numpy tensorboard werkzeug", "record"),
+    "recorder": ("torch", "record tensorboard"),
+    "sharding": ("torch", "record"),
+    "columns": ("torch", "norms record sharding"),
+    "scaling": ("torch", "norms record"),
+    "ledger": ("numpy torch", "clipping record buffer columns scaling"),
+    "cautions": ("", "clipping moments columns"),
+    "watch": (
+        "torch",
+        "clipping moments tensorboard recorder sharding columns scaling ledger cautions",
+    ),
+    "callback": ("lightning torch", "clipping moments recorder watch"),
+    "attach": ("", "clipping callback"),
+    "__init__": ("", "clipping callback"),
+    "models": ("lightning torch torchmetrics", ""),
+    "data": ("lightning numpy sklearn torch", ""),
+    "mistakes": ("pydantic pydantic_core", ""),
+    "config": ("lightning pydantic", "errors mistakes"),
+    "layers": ("yaml", "errors mistakes config"),
+    "preflight": ("lightning torch", "errors"),
+    "progress": ("lightning", ""),
+    "experiment": (
+        "lightning numpy",
+        "errors clipping record tensorboard callback models data config layers preflight "
+        "progress",
+    ),
+    "summary": ("numpy rich", "record experiment"),
+    "cli": ("rich typer", "errors layers experiment summary"),
+    "__main__": ("", "cli"),
+}
+EVERYWHERE = {"typing_extensions"}
+FILES = [*(ROOT / "gradguard").rglob("*.py"), *ROOT.glob("c[lo]*/*.py")]
+HEAVY = {"lightning", "pydantic", "pytorch_lightning", "sklearn", "torch"}
+
+
+def row_of(file: Path) -> str:
+    """The row that speaks for a file: its own, or that of its folder."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "gradguard" else parts[0]
+
+
+def imported(source: str) -> Iterator[str]:
+    """Dotted names that the import statements of a file ask for, wherever they stand."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def trespasses(source: str, row: str) -> set[str]:
+    """Imports of a file that its row does not allow."""
+    packages, modules = HOUSE[row]
+    allowed = {f"gradguard.{name}" for name in (row, "__version__", *modules.split())}
+    allowed |= {*packages.split(), *EVERYWHERE, *sys.stdlib_module_names}
+    return {
+        name
+        for name in imported(source)
+        if not any(f"{name}.".startswith(f"{prefix}.") for prefix in allowed)
+    }
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level names of what a fresh interpreter holds after the statement."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    return {name.partition(".")[0] for name in run.stdout.split()}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_file_imports_only_what_its_row_allows(file: Path) -> None:
+    assert trespasses(file.read_text(), row_of(file)) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import lightning.pytorch", "lightning.pytorch"),
+        ("from gradguard import callback", "gradguard.callback"),
+        (
+            "def f():\n    from gradguard.ledger import Ledger",
+            "gradguard.ledger.Ledger",
+        ),
+    ],
+    ids=["third party", "upwards", "inside a function"],
+)
+def test_trespass_is_found(source: str, found: str) -> None:
+    assert trespasses(source, "norms") == {found}
+
+
+def test_house_points_down() -> None:
+    rows = list(HOUSE)
+
+    for number, (row, (_, modules)) in enumerate(HOUSE.items()):
+        assert set(modules.split()) <= set(rows[:number]), row
+
+
+def test_every_third_party_import_is_a_requirement() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"]}
+    imports = {name for packages, _ in HOUSE.values() for name in packages.split()}
+    # Spoken by pydantic and by TensorBoard, which bring the version they speak.
+    imports -= {"pydantic_core", "werkzeug"}
+
+    for name in imports | EVERYWHERE:
+        [distribution] = packages_distributions()[name]
+        assert distribution.lower().replace("_", "-") in required
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "gradguard",
+        "gradguard.attach",
+        "gradguard.cli",
+        "gradguard.tensorboard.plugin",
+        "gradguard.tensorboard.reader",
+    ],
+)
+def test_import_loads_nothing_heavy(module: str) -> None:
+    assert loaded_by(f"import {module}") & HEAVY == set()
+
+
+def test_probe_sees_what_is_loaded() -> None:
+    assert "torch" in loaded_by("from gradguard import ClipNorm")
+
+
+@pytest.mark.parametrize("name", gradguard.__all__)
+def test_public_name_resolves_and_is_listed(name: str) -> None:
+    assert getattr(gradguard, name) is not None
+    assert name in dir(gradguard)
+
+
+def test_public_name_is_the_object_of_its_home() -> None:
+    home = import_module("gradguard.clipping")
+
+    assert gradguard.ClipNorm is home.ClipNorm
+
+
+def test_unknown_name_is_refused_by_name() -> None:
+    with pytest.raises(AttributeError, match="'gradguard' has no attribute 'ClipNrom'"):
+        gradguard.ClipNrom  # noqa: B018 (the access is the act)
