@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gradguard.clipper import Clipper as Clipper
     from gradguard.clipping import ClipNorm as ClipNorm
     from gradguard.clipping import ClipValue as ClipValue
+    from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _HOMES = {
     "ClipNorm": "gradguard.clipping",
     "ClipValue": "gradguard.clipping",
     "Clipper": "gradguard.clipper",
+    "NonFiniteGradientError": "gradguard.errors",
     "GradGuard": "gradguard.callback",
     "ZClip": "gradguard.adaptive",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "ClipValue",
     "Clipper",
     "GradGuard",
+    "NonFiniteGradientError",
     "ZClip",
     "__version__",
 ]

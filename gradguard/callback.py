@@ -1,6 +1,7 @@
 """GradGuard: at each moment measure, clip and keep; at the log cadence write."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,6 +11,7 @@ from typing_extensions import override
 
 from gradguard.clipping import Clip, State, in_order, in_words
 from gradguard.moments import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
+from gradguard.nonfinite import Action, OnNonFinite
 from gradguard.recorder import Recorder
 from gradguard.watch import Watch
 
@@ -40,6 +42,8 @@ class GradGuard(Callback):
     `gradguard/coefficient_min`      smallest after/before of the total, 0 to 1
     `gradguard/clip_fraction`        share of steps on which the clip fired, 0 to 1
     `gradguard/nonfinite_steps`      number of steps with a NaN or Inf gradient
+    `gradguard/skipped_steps`        number of steps gradguard kept from the update; left
+                                     out of the lines above but `nonfinite_steps`
     `gradguard/amp_skipped`          number of steps the gradient scaler skipped; the
                                      lines above leave these out
     `gradguard/threshold`            threshold in force, as given or learned; of several
@@ -57,6 +61,12 @@ class GradGuard(Callback):
     names. What policies have learned is in the checkpoints.
     `gradguard.tensorboard.reader.read_run` gives the tensors back.
 
+    With `on_nonfinite="skip"` a step with a NaN or an Inf in a gradient is as if it had
+    not been: parameters and optimizer state stay bit-identical, on all processes, and a
+    warning names the culprits. Counters of steps go on, buffers such as running means
+    keep what the forward pass put there. Steps that a gradient scaler skips are its own
+    affair and no alarm. Deciding costs one sync with the accelerator per step.
+
     Args:
         clip: A policy such as `ClipNorm(5.0)`, or several applied in the order given.
             None observes only.
@@ -64,11 +74,15 @@ class GradGuard(Callback):
             of each interval are written besides, so no spike is lost.
         max_scalars: Write scalars per parameter while there are at most this many
             parameters; 0 for none.
+        on_nonfinite: "record" a step that is not finite, "skip" its update, or "raise".
+        max_consecutive_skips: After so many skips in a row, the next one raises.
+        dump_dir: Where to save batch, weights, random state and a count of bad elements
+            of the first bad step, to run it again. None saves nothing.
 
     Raises:
         TypeError: If `clip` holds something that is not a policy.
-        ValueError: If `every_n_steps` is below 1 or `max_scalars` is negative; at the
-            start of a fit, if the Trainer clips as well or a pattern of `clip` matches no
+        ValueError: If `every_n_steps` is below 1, `max_scalars` is negative, or
+            `on_nonfinite` and what belongs to it is out of its range; at the start of a fit, if the Trainer clips as well or a pattern of `clip` matches no
             parameter.
 
     Example:
@@ -79,7 +93,14 @@ class GradGuard(Callback):
     """
 
     def __init__(
-        self, clip: Clip = None, *, every_n_steps: int = 1, max_scalars: int = 50
+        self,
+        clip: Clip = None,
+        *,
+        every_n_steps: int = 1,
+        max_scalars: int = 50,
+        on_nonfinite: Action = "record",
+        max_consecutive_skips: int = 10,
+        dump_dir: str | Path | None = None,
     ) -> None:
         self.policies = in_order(clip)
         if every_n_steps < 1:
@@ -88,6 +109,11 @@ class GradGuard(Callback):
             raise ValueError(f"max_scalars must not be negative, got {max_scalars!r}")
         self.every_n_steps = every_n_steps
         self.max_scalars = max_scalars
+        self.on_nonfinite = OnNonFinite(
+            on_nonfinite,
+            max_consecutive_skips,
+            None if dump_dir is None else Path(dump_dir),
+        )
         self._watch: Watch | None = None
         self._learned: list[State] = []
 
@@ -111,7 +137,9 @@ class GradGuard(Callback):
         recorder = Recorder(
             trainer, every_n_steps=self.every_n_steps, max_scalars=self.max_scalars
         )
-        self._watch = Watch(trainer, pl_module, self, self.policies, recorder)
+        self._watch = Watch(
+            trainer, pl_module, self, self.policies, recorder, self.on_nonfinite
+        )
         if trainer.global_step:  # training goes on, here or from a checkpoint
             self._watch.load_state_dict(self._learned)
 
@@ -120,7 +148,7 @@ class GradGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._watch:
-            self._watch.see_batch_start(batch_idx)
+            self._watch.see_batch_start(batch, batch_idx)
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -101,12 +101,13 @@ class Clipper:
         if not gradients:
             absent = torch.full((len(self.columns.parameters),), MISSING)
             return Record(absent, absent)
-        return self.clip_these(gradients, gradients.norms())
+        norms = gradients.norms()
+        return Record(self.columns.row(norms), self.clip_these(gradients, norms))
 
-    def clip_these(self, gradients: Gradients, norms: Tensor) -> Record:
-        """Clip gradients of the columns whose norms are known, `[n]`."""
+    def clip_these(self, gradients: Gradients, norms: Tensor) -> Tensor:
+        """Clip gradients whose norms are known, `[n]`; return those after, `[P]`."""
         after = apply_to(norms, self.policies, gradients, self._state)
-        return Record(self.columns.row(norms), self.columns.row(after))
+        return self.columns.row(after)
 
     def thresholds(self) -> dict[str, float | Tensor]:
         """Return the thresholds in force by what tells them apart, "" if there is one.

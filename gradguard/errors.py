@@ -7,3 +7,7 @@ class ConfigError(ValueError):
 
 class Interrupted(Exception):  # noqa: N818 (an ending, not an error)
     """Ctrl-C ended the training: one sentence saying what is on disk."""
+
+
+class NonFiniteGradientError(RuntimeError):
+    """A gradient held a NaN or an Inf: which ones, where, and what to try."""

@@ -8,7 +8,8 @@ from torch.optim import Optimizer
 from gradguard.buffer import Buffer
 from gradguard.clipper import Clipper
 from gradguard.columns import parameters_of
-from gradguard.record import MISSING, Records
+from gradguard.nonfinite import Gate
+from gradguard.record import MISSING, REFUSED, Records
 from gradguard.scaling import (
     after_unless_skipped,
     scale_at_update,
@@ -28,15 +29,21 @@ class Ledger:
         optimizer: Whose gradients.
         clipper: What clips its parameters; without policies it leaves them alone.
         steps_per_write: Steps to keep before they are due.
+        gate: What stops updates that are not finite; None lets all pass.
     """
 
     def __init__(
-        self, optimizer: Optimizer, clipper: Clipper, steps_per_write: int
+        self,
+        optimizer: Optimizer,
+        clipper: Clipper,
+        steps_per_write: int,
+        gate: Gate | None = None,
     ) -> None:
         self.clipper = clipper
         self.columns = clipper.columns
         self._optimizer = optimizer
         self._policies = clipper.policies
+        self._gate = gate
         parameters = self.columns.parameters
         self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
         self._before: Tensor | None = None
@@ -69,26 +76,36 @@ class Ledger:
         self._keep_skipped()
         self._announced = step
 
-    def see_update(self, step: int) -> None:
+    def see_update(self, step: int, loss: object) -> None:
         """Clip if asked to, and keep what was before and what is now.
 
         Args:
             step: Updates completed so far. Where it did not move since the last one
                 (several a batch, a step behind Lightning's back), the next free number
                 is taken.
+            loss: What the closure returned, if there was one.
+
+        Raises:
+            NonFiniteGradientError: If the gate does.
         """
-        columns, self._announced = self.columns, None
-        gradients = columns.gradients(to_clip=bool(self._policies))
+        self._announced = None
+        gradients = self.columns.gradients(to_clip=bool(self._policies))
         if not gradients:
             self._before = None
+            if self._gate:
+                self._gate.is_bad()  # others may have some, and wait for us
             return
         if self._policies:
             unscale_at_update(self._optimizer, gradients)
-            before, after = self.clipper.clip_these(gradients, gradients.norms())
-        else:
-            scale = scale_at_update(self._optimizer)
-            after = unscaled(columns.row(gradients.norms()), scale)
-            before = after if self._before is None else self._before
+        norms = gradients.norms()
+        if self._gate and self._gate.is_bad(*self._rows(norms)):
+            norms = gradients.norms(exact=True)  # float32 squares may have overflowed
+            if self._gate.is_bad(*self._rows(norms)):
+                self._refuse(self._gate, step, norms, loss)
+                return
+        before, after = self._rows(norms)
+        if self._policies:
+            after = self.clipper.clip_these(gradients, norms)
         self._keep(step, before, after_unless_skipped(self._optimizer, after))
 
     def see_batch_end(self, loss: Tensor | None) -> bool:
@@ -109,6 +126,17 @@ class Ledger:
         healthy = records.total_before[np.isfinite(records.total_before)]
         self._median = float(np.median(healthy)) if len(healthy) else np.inf
         return records
+
+    def _rows(self, norms: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the norms `[P]` before, and as they are now."""
+        now = unscaled(self.columns.row(norms), scale_at_update(self._optimizer))
+        return now if self._before is None else self._before, now
+
+    def _refuse(self, gate: Gate, step: int, norms: Tensor, loss: object) -> None:
+        """Keep a step that is not to be, and stop it."""
+        before, now = self._rows(norms)
+        self._keep(step, before, torch.full_like(before, REFUSED))
+        gate.stop(self._last_step, before, now, loss)
 
     def _keep(self, step: int, before: Tensor, after: Tensor) -> None:
         self._before = None
@@ -134,9 +162,9 @@ class Ledger:
         before, after = self._buffer.last
         if before.device.type != "cpu":
             return False
-        norms = before.numpy()
+        norms = before.double().numpy()  # whose squares cannot overflow
         total = np.linalg.norm(norms[~(norms < 0)])  # NaN is not below zero
-        skipped = (after.numpy() < 0).all()
+        skipped = (after.numpy() == MISSING).all()
         alarmed = not skipped and not total < _FAR_ABOVE_MEDIAN * self._median
         rings = alarmed and not self._alarmed
         self._alarmed = alarmed

@@ -22,7 +22,7 @@ BEFORE_OPTIMIZER_STEP = "on_before_optimizer_step"
 _DECLARED_IN = (".core.module", ".core.hooks", ".callbacks.callback")
 
 
-def at_update(optimizer: Optimizer, act: Callable[[], None]) -> Callable[[], None]:
+def at_update(optimizer: Optimizer, act: Callable[[Any], None]) -> Callable[[], None]:
     """Call `act` the instant before each parameter update; return the way to undo it.
 
     Lightning hands `Optimizer.step` a closure that runs everything: forward, backward,
@@ -33,7 +33,8 @@ def at_update(optimizer: Optimizer, act: Callable[[], None]) -> Callable[[], Non
     Args:
         optimizer: Any optimizer, also one that never called `Optimizer.__init__`.
         act: Sees final gradients and parameters that are not updated yet; for
-            optimizers that evaluate several times per step (LBFGS), once each.
+            optimizers that evaluate several times per step (LBFGS), once each. Given
+            what the closure returned, the loss; None where there was no closure.
     """
     update = _Update(act)
     if not getattr(type(optimizer).step, "hooked", False):
@@ -132,7 +133,7 @@ def gradients_complete(trainer: Any, module: Any, batch_idx: int) -> bool:
 class _Update:
     """The two hooks around one optimizer's step."""
 
-    def __init__(self, act: Callable[[], None]) -> None:
+    def __init__(self, act: Callable[[Any], None]) -> None:
         self._act = act
         # A subclass whose step() calls super().step() fires the hooks twice.
         self._depth = 0
@@ -146,7 +147,7 @@ class _Update:
         position = 1 if len(args) > 1 else None
         closure = args[1] if position else kwargs.get("closure")
         if closure is None:
-            self._act()
+            self._act(None)
             return None
         if position:
             return (args[0], self._followed(closure), *args[2:]), kwargs
@@ -162,7 +163,7 @@ class _Update:
             except BaseException:
                 self._depth = 0  # the post hook will not run
                 raise
-            self._act()
+            self._act(result)
             return result
 
         return closure_then_act

@@ -108,22 +108,27 @@ class Gradients:
         )
 
     @torch.no_grad()
-    def norms(self) -> Tensor:
+    def norms(self, *, exact: bool = False) -> Tensor:
         """Return ||g_i||_2 of every gradient, `[n]`, on the first gradient's device.
 
-        float32; float64 where a gradient is float64 or a norm needs its range.
+        float32; float64 where a gradient is float64 or, on the CPU, a norm needs its
+        range.
+
+        Args:
+            exact: Sum up in float64 on every device that has it.
         """
-        norms = self._norms()
+        has_float64 = all(device.type != "mps" for _, device in self.groups)
+        norms = self._norms(torch.float64 if exact and has_float64 else None)
         return norms if self._whole is None else self._whole(norms)
 
-    def _norms(self) -> Tensor:
+    def _norms(self, asked: torch.dtype | None) -> Tensor:
         if not self.tensors:
             return torch.zeros(0)
         device = self.tensors[0].device
         norms: list[Tensor] = [torch.empty(0)] * len(self.tensors)
         for (dtype, _), positions in self.groups.items():
             # float16 sums overflow at a norm of 256, bfloat16 sums have 8 bits.
-            wide = torch.float32 if dtype in _HALF else None
+            wide = asked or (torch.float32 if dtype in _HALF else None)
             group = [self.tensors[position] for position in positions]
             for position, norm in zip(
                 positions, torch._foreach_norm(group, 2.0, dtype=wide), strict=True

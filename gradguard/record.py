@@ -14,6 +14,9 @@ Flags = NDArray[np.bool_]
 # negative, and NaN is taken, it is the norm of a gradient that holds a NaN.
 MISSING = -1.0
 
+# Stands in `after` for "gradguard kept this gradient from the update".
+REFUSED = -2.0
+
 # A clip that leaves every norm within this of what it was did not fire: at a norm of
 # exactly max_norm, torch still multiplies by max_norm / (max_norm + 1e-6).
 _SAME = 1e-6
@@ -32,9 +35,10 @@ class Records:
         before: L2 norm of each gradient before clipping, `[S, P]`; NaN where the
             parameter has no gradient, and where its gradient holds a NaN.
         after: The same the instant before the update, `[S, P]`; NaN also where there was
-            no update, because the gradient scaler skipped the step.
+            no update, because the gradient scaler or gradguard skipped the step.
         missing: True where the parameter has no gradient, `[S, P]`.
         skipped: True where the gradient scaler skipped the step, `[S]`.
+        refused: True where gradguard skipped the step (`on_nonfinite`), `[S]`.
         loss: Loss of the step's last batch, `[S]`; NaN where it is not known.
     """
 
@@ -44,6 +48,7 @@ class Records:
     after: Floats
     missing: Flags
     skipped: Flags
+    refused: Flags
     loss: Floats
 
     @cached_property
@@ -100,6 +105,7 @@ class Records:
             self.after[rows],
             self.missing[rows],
             self.skipped[rows],
+            self.refused[rows],
             self.loss[rows],
         )
 
@@ -124,13 +130,15 @@ def from_stored(
 ) -> Records:
     """Unpack norms `[S, P, 2]` (before, after), where a negative means no gradient.
 
-    A gradient before and none after is one the gradient scaler kept from the update.
+    A gradient before and none after is one the gradient scaler kept from the update, or
+    gradguard, whose mark is REFUSED.
     """
     missing, unapplied = np.moveaxis(norms < 0, -1, 0)
-    skipped = (unapplied & ~missing).any(axis=1)
+    refused = (norms[:, :, 1] == REFUSED).any(axis=1)
+    skipped = (unapplied & ~missing).any(axis=1) & ~refused
     visible = np.where(norms < 0, np.float32(np.nan), norms)
     before, after = np.moveaxis(visible, -1, 0)
-    return Records(names, steps, before, after, missing, skipped, loss)
+    return Records(names, steps, before, after, missing, skipped, refused, loss)
 
 
 def to_stored(records: Records) -> Floats:
@@ -138,6 +146,7 @@ def to_stored(records: Records) -> Floats:
     norms = np.stack([records.before, records.after], axis=-1)
     norms[records.missing] = MISSING
     norms[records.skipped, :, 1] = MISSING
+    norms[records.refused, :, 1] = REFUSED
     return norms
 
 

@@ -14,6 +14,7 @@ from gradguard.cautions import cautions, clips_scaled, clips_too
 from gradguard.clipper import Clipper
 from gradguard.clipping import Policy, State, in_words
 from gradguard.columns import Columns, parameters_of
+from gradguard.dump import Dump
 from gradguard.ledger import Ledger
 from gradguard.moments import (
     BACKWARD_END,
@@ -23,6 +24,7 @@ from gradguard.moments import (
     before_moment,
     gradients_complete,
 )
+from gradguard.nonfinite import Gate, OnNonFinite
 from gradguard.recorder import Recorder
 from gradguard.scaling import loss_scale, uses_scaler
 from gradguard.sharding import Shards
@@ -44,6 +46,7 @@ class Watch:
         callback: The callback on whose behalf this is, for its place among others.
         policies: What clips; empty observes.
         recorder: Where the records go.
+        on_nonfinite: What to do with an update that is not finite.
     """
 
     def __init__(
@@ -53,11 +56,14 @@ class Watch:
         callback: object,
         policies: Sequence[Policy],
         recorder: Recorder,
+        on_nonfinite: OnNonFinite,
     ) -> None:
         self._trainer = trainer
         self._module = module
         self._policies = policies
         self._recorder = recorder
+        self._on_nonfinite = on_nonfinite
+        self._dump = Dump(on_nonfinite.dump_dir, module, trainer.global_rank)
         self._batch_idx = 0
         self._said: set[str] = set()
         self.before_moment = before_moment(trainer, module, callback)
@@ -83,9 +89,10 @@ class Watch:
         elif not module.automatic_optimization:
             self._forget_raw_backward = at_backward_end(self._names, self._see_all)
 
-    def see_batch_start(self, batch_idx: int) -> None:
+    def see_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Note which batch the coming backward passes belong to."""
         self._batch_idx = batch_idx
+        self._dump.see_batch_start(batch, batch_idx)
 
     def see_backward(self) -> None:
         """Take the norms before clipping, if this was the last backward pass."""
@@ -140,7 +147,10 @@ class Watch:
         columns = Columns(parameters, self._names, Shards(parameters, self._module))
         clipper = Clipper.over(columns, self._policies)
         interval = self._trainer.log_every_n_steps or _STEPS_PER_WRITE
-        ledger = Ledger(optimizer, clipper, interval)
+        gate = None
+        if self._on_nonfinite.action != "record":
+            gate = Gate(optimizer, columns, self._on_nonfinite, self._dump.save)
+        ledger = Ledger(optimizer, clipper, interval, gate)
         optimizers = self._trainer.optimizers
         label = f"optimizer_{optimizers.index(optimizer)}" if optimizers[1:] else ""
         schema = Schema(columns.names, label, in_words(self._policies))
@@ -166,14 +176,14 @@ class Watch:
         if not self._ledgers[optimizer].saw_before:
             self.see_before(optimizer)
 
-    def _see_update(self, optimizer: Optimizer) -> None:
+    def _see_update(self, optimizer: Optimizer, loss: object) -> None:
         ledger = self._ledgers[optimizer]
         if ledger.outgrown:
             self._write(optimizer)
             learned = ledger.clipper.state_dict()
             ledger = self._open(optimizer)
             ledger.clipper.load_state_dict(learned)
-        ledger.see_update(self._trainer.global_step)
+        ledger.see_update(self._trainer.global_step, loss)
 
     def _write(self, optimizer: Optimizer) -> None:
         records = self._ledgers[optimizer].drain()

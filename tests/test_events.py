@@ -88,6 +88,7 @@ def test_scalars_sum_up_the_interval() -> None:
         "gradguard/coefficient_min": 4 / 8,
         "gradguard/clip_fraction": pytest.approx(1 / 3),
         "gradguard/nonfinite_steps": 0.0,
+        "gradguard/skipped_steps": 0.0,
         "gradguard/amp_skipped": 0.0,
     }
     assert interval_scalars(records)["gradguard/nonfinite_steps"] == 1.0

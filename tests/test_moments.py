@@ -38,7 +38,7 @@ class Bench:
         self.seen: list[tuple[float, float]] = []
         self.evaluations = 0
 
-    def look(self) -> None:
+    def look(self, _: object) -> None:
         assert self.w.grad is not None
         self.seen.append((self.w.item(), self.w.grad.item()))
 
@@ -111,6 +111,17 @@ def test_step_returns_what_the_closure_returns() -> None:
     assert bench.optimizer.step(bench.closure) == 1.0
 
 
+def test_loss_is_handed_on_where_there_is_a_closure() -> None:
+    losses: list[Any] = []
+    bench = Bench(sgd)
+    at_update(bench.optimizer, losses.append)
+
+    bench.optimizer.step(bench.closure)
+    bench.optimizer.step()
+
+    assert losses == [1.0, None]
+
+
 def test_every_evaluation_of_lbfgs_is_seen() -> None:
     bench = Bench(lambda p: torch.optim.LBFGS(p, max_iter=3, lr=0.1))
     at_update(bench.optimizer, bench.look)
@@ -137,7 +148,7 @@ def test_a_closure_that_raises_does_not_blind_the_next_step() -> None:
 def test_what_is_done_at_the_update_decides_it() -> None:
     bench = Bench(lambda p: AdamW(p, lr=0.1))
 
-    def drop() -> None:
+    def drop(_: object) -> None:
         bench.w.grad = None
 
     at_update(bench.optimizer, drop)

@@ -13,6 +13,7 @@ COEFFICIENT_MIN = "gradguard/coefficient_min"
 CLIP_FRACTION = "gradguard/clip_fraction"
 NONFINITE_STEPS = "gradguard/nonfinite_steps"
 AMP_SKIPPED = "gradguard/amp_skipped"
+SKIPPED_STEPS = "gradguard/skipped_steps"
 THRESHOLD = "gradguard/threshold"
 
 # Tensors: norms [K, P, 2] float32, steps [K] int64, loss [K] float32.

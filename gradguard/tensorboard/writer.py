@@ -37,10 +37,15 @@ def interval_scalars(records: Records) -> dict[str, float]:
     """Sum up the steps of one interval in the scalars every logger gets.
 
     A step that a gradient scaler skips while it looks for its scale is counted and
-    otherwise left out: it is no alarm.
+    otherwise left out: it is no alarm. One that gradguard skips is an alarm, and is left
+    out of the sums only.
     """
-    scalars = {tags.AMP_SKIPPED: float(records.skipped.sum())}
-    applied = records[~records.skipped]
+    scalars = {
+        tags.AMP_SKIPPED: float(records.skipped.sum()),
+        tags.SKIPPED_STEPS: float(records.refused.sum()),
+        tags.NONFINITE_STEPS: float(records[~records.skipped].nonfinite.sum()),
+    }
+    applied = records[~records.skipped & ~records.refused]
     if len(applied.steps):
         scalars |= {
             tags.TOTAL_BEFORE: float(applied.total_before[-1]),
@@ -48,7 +53,6 @@ def interval_scalars(records: Records) -> dict[str, float]:
             tags.TOTAL_AFTER: float(applied.total_after[-1]),
             tags.COEFFICIENT_MIN: float(applied.coefficient.min()),
             tags.CLIP_FRACTION: applied.clip_fraction,
-            tags.NONFINITE_STEPS: float(applied.nonfinite.sum()),
         }
     return scalars
 
