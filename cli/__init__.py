@@ -7,11 +7,12 @@ import typer
 
 from gradguard import __version__
 from gradguard.cli import configs, train
-from gradguard.errors import ConfigError, Interrupted
+from gradguard.errors import ConfigError, Interrupted, NonFiniteGradientError
 
 # Every mistake in a command line is one; Typer exports the class by no name.
 _UsageError: Any = typer.BadParameter.__base__
 
+_STOPPED = 1
 _MISTAKE = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -58,6 +59,8 @@ def main() -> NoReturn:
         _stop(f"error: {mistake}", code=_MISTAKE)
     except Interrupted as ending:
         _stop(str(ending), code=_INTERRUPTED)
+    except NonFiniteGradientError as ending:
+        _stop(f"stopped: {ending}", code=_STOPPED)
     except typer.Abort:  # what older releases of Typer make of Ctrl-C
         code = _INTERRUPTED
     if code == _INTERRUPTED:

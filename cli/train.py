@@ -60,6 +60,38 @@ def train(
             show_default=False,
         ),
     ] = False,
+    clip: Annotated[
+        list[str] | None,
+        _option(
+            "--clip",
+            metavar="POLICY",
+            help="norm:5, value:1, auto:10, zclip, agc:0.01; repeatable.",
+        ),
+    ] = None,
+    clip_by_name: Annotated[
+        list[str] | None,
+        _option(
+            "--clip-by-name",
+            metavar="PATTERN=POLICY",
+            help="For some parameters only, as 'rnn.*=value:10'; repeatable.",
+        ),
+    ] = None,
+    on_nonfinite: Annotated[
+        str | None,
+        _option(
+            "--on-nonfinite",
+            metavar="ACTION",
+            help="At a NaN or Inf gradient: record (default), skip or raise.",
+        ),
+    ] = None,
+    max_consecutive_skips: Annotated[
+        str | None,
+        _option(
+            "--max-consecutive-skips",
+            metavar="NUMBER",
+            help="So many skips in a row are let pass (default: 10).",
+        ),
+    ] = None,
     accelerator: Annotated[
         str | None,
         _option(
@@ -165,6 +197,8 @@ def train(
         "model.optimizer": optimizer,
         "model.weight_decay": weight_decay,
         "seed": seed,
+        "on_nonfinite": on_nonfinite,
+        "max_consecutive_skips": max_consecutive_skips,
     }
     given = [f"{key}={text}" for key, text in shorthands.items() if text is not None]
     experiment = resolve(
@@ -174,7 +208,12 @@ def train(
             "model.name": model,
             "log_dir": log_dir,
             "clip": clip_list(
-                clip_norm, clip_value, order=clip_order, per_parameter=per_parameter
+                clip_norm,
+                clip_value,
+                order=clip_order,
+                per_parameter=per_parameter,
+                more=clip or (),
+                by_name=clip_by_name or (),
             ),
         },
     )

@@ -2,6 +2,7 @@
 
     GRADGUARD=1 python train.py                 # record
     GRADGUARD="clip_norm=5" python train.py     # clip as well
+    GRADGUARD="on_nonfinite=skip" python train.py
 
 Both namespaces of Lightning call `callbacks` for each new Trainer. While the variable is
 not set, nothing else is imported here.
@@ -23,6 +24,9 @@ _OPTIONS = {
     "clip_value": float,
     "every_n_steps": int,
     "max_scalars": int,
+    "on_nonfinite": str,
+    "max_consecutive_skips": int,
+    "dump_dir": str,
 }
 
 

@@ -60,24 +60,49 @@ class Named(Section):
 
 
 class Clip(Section):
-    """One clipping policy: a largest norm or a largest absolute value."""
+    """One clipping policy: exactly one of the first six.
+
+    Attributes:
+        norm: `ClipNorm`, its largest norm.
+        value: `ClipValue`, its largest absolute value.
+        auto: `AutoClip`, its percentile.
+        zclip: `ZClip`, its z-score.
+        agc: `AdaptiveClip`, its largest gradient relative to the weights.
+        by_name: `ByName`, policies by pattern of parameter names.
+        per_parameter: Whether `norm` holds for each parameter by itself.
+        exclude: Patterns of parameters that `agc` leaves alone.
+    """
 
     norm: PositiveFloat | None = None
     value: PositiveFloat | None = None
+    auto: Annotated[PositiveFloat, Field(le=100)] | None = None
+    zclip: PositiveFloat | None = None
+    agc: PositiveFloat | None = None
+    by_name: dict[str, list["Clip"]] | None = None
     per_parameter: bool = False
+    exclude: list[str] = []
 
     @model_validator(mode="after")
     def _is_one_policy(self) -> Self:
-        if (self.norm is None) == (self.value is None):
-            raise ValueError("should have either norm or value")
+        if sum(getattr(self, kind) is not None for kind in _POLICIES) != 1:
+            raise ValueError(
+                f"should have one of {', '.join(_POLICIES[:-1])} or {_POLICIES[-1]}"
+            )
         if self.per_parameter and self.norm is None:
             raise ValueError("should have norm where it has per_parameter")
+        if self.exclude and self.agc is None:
+            raise ValueError("should have agc where it has exclude")
         return self
 
     def __str__(self) -> str:
-        if self.norm is None:
-            return f"value {self.value:g}"
-        return f"norm {self.norm:g}{' per parameter' * self.per_parameter}"
+        if self.by_name is not None:
+            parts = (f"{name} {_in_words(clip)}" for name, clip in self.by_name.items())
+            return f"by name ({'; '.join(parts)})"
+        kind = next(kind for kind in _POLICIES if getattr(self, kind) is not None)
+        return f"{kind} {getattr(self, kind):g}{' per parameter' * self.per_parameter}"
+
+
+_POLICIES = ("norm", "value", "auto", "zclip", "agc", "by_name")
 
 
 def _device_list(value: object) -> str:
@@ -130,6 +155,8 @@ class Experiment(Section):
         model: `name`, and the options of that LightningModule.
         data: Options of the LightningDataModule the model is trained on.
         clip: Policies in the order they are applied.
+        on_nonfinite: What to do with a step whose gradients hold a NaN or an Inf.
+        max_consecutive_skips: Skips in a row after which the next one raises.
         trainer: Options of the Trainer.
         seed: Seeds weights and shuffling.
         log_dir: Where the runs of all experiments are.
@@ -139,6 +166,8 @@ class Experiment(Section):
     model: Named
     data: Section
     clip: list[Clip] = []
+    on_nonfinite: Literal["record", "skip", "raise"] = "record"
+    max_consecutive_skips: PositiveInt = 10
     trainer: TrainerOptions = TrainerOptions()
     seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
     log_dir: Annotated[str, Field(min_length=1)] = "runs"

@@ -17,8 +17,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from gradguard.adaptive import AutoClip, ZClip
+from gradguard.agc import AdaptiveClip
+from gradguard.by_name import ByName, check
 from gradguard.callback import GradGuard
-from gradguard.clipping import ClipNorm, ClipValue
+from gradguard.clipping import ClipNorm, ClipValue, Policy
 from gradguard.config import MODELS, Clip, Experiment, import_class
 from gradguard.errors import ConfigError, Interrupted
 from gradguard.layers import dump
@@ -70,12 +73,14 @@ def run(experiment: Experiment, *, resume: str | None = None) -> Outcome | None:
     Raises:
         ConfigError: If the run cannot start; nothing has been written then.
         Interrupted: If Ctrl-C ended the training.
+        NonFiniteGradientError: If a gradient did, and `on_nonfinite` says so.
     """
     with _quiet():
         require_writable(Path(experiment.log_dir))
         seed_everything(experiment.seed, verbose=False)
         model, data = _model_and_data(experiment)
-        trainer = _trainer(experiment)
+        policies = _policies(experiment, model)
+        trainer = _trainer(experiment, policies)
         if resume is not None:
             require_resumable(resume, model=model, trainer=trainer)
         _fit(trainer, model, data, resume=resume)
@@ -121,14 +126,33 @@ def _model_and_data(
         raise ConfigError(f"data.{error}") from None
 
 
-def _policy(clip: Clip) -> ClipNorm | ClipValue:
+def _policies(experiment: Experiment, model: LightningModule) -> list[Policy]:
+    policies = [_policy(clip) for clip in experiment.clip]
+    try:
+        check(policies, [name for name, _ in model.named_parameters()])
+    except ValueError as error:
+        raise ConfigError(f"clip: {error}") from None
+    return policies
+
+
+def _policy(clip: Clip) -> Policy:
     if clip.norm is not None:
         return ClipNorm(clip.norm, per_parameter=clip.per_parameter)
-    assert clip.value is not None  # by the rules of Clip
-    return ClipValue(clip.value)
+    if clip.value is not None:
+        return ClipValue(clip.value)
+    if clip.auto is not None:
+        return AutoClip(clip.auto)
+    if clip.zclip is not None:
+        return ZClip(clip.zclip)
+    if clip.agc is not None:
+        return AdaptiveClip(clip.agc, exclude=tuple(clip.exclude))
+    assert clip.by_name is not None  # by the rules of Clip
+    return ByName(
+        {name: [_policy(one) for one in clips] for name, clips in clip.by_name.items()}
+    )
 
 
-def _trainer(experiment: Experiment) -> Trainer:
+def _trainer(experiment: Experiment, policies: list[Policy]) -> Trainer:
     options = experiment.trainer.model_dump(exclude_none=True)
     try:
         return Trainer(
@@ -137,7 +161,11 @@ def _trainer(experiment: Experiment) -> Trainer:
                 experiment.log_dir, name=experiment.name, default_hp_metric=False
             ),
             callbacks=[
-                GradGuard(clip=[_policy(clip) for clip in experiment.clip]),
+                GradGuard(
+                    clip=policies,
+                    on_nonfinite=experiment.on_nonfinite,
+                    max_consecutive_skips=experiment.max_consecutive_skips,
+                ),
                 # The newest epoch under a name that a shell history can repeat.
                 ModelCheckpoint(filename="last", enable_version_counter=False),
                 _KeepExperiment(experiment),

@@ -48,7 +48,13 @@ def resolve(
 
 
 def clip_list(
-    norm: str | None, value: str | None, *, order: str | None, per_parameter: bool
+    norm: str | None,
+    value: str | None,
+    *,
+    order: str | None,
+    per_parameter: bool,
+    more: Iterable[str] = (),
+    by_name: Iterable[str] = (),
 ) -> list[Settings] | None:
     """Return the clipping policies that flags ask for, or None if they ask for none.
 
@@ -57,15 +63,17 @@ def clip_list(
         value: Largest absolute value, in YAML.
         order: Which of the two comes first; "norm,value" if not given.
         per_parameter: Whether `norm` holds for each parameter by itself.
+        more: Policies that come after these two, as "auto:10" or "zclip".
+        by_name: Policies by name, which come last, as "rnn.*=value:10".
 
     Raises:
-        ConfigError: If a flag lacks another without which it means nothing.
+        ConfigError: If a flag cannot be read, or lacks another without which it means nothing.
     """
     if per_parameter and norm is None:
         raise ConfigError("--per-parameter needs --clip-norm")
     if order is not None and (norm is None or value is None):
         raise ConfigError(f"--clip-order {order} needs --clip-norm and --clip-value")
-    policies = []
+    policies: list[Settings] = []
     if norm is not None:
         policies.append({"norm": parse(norm), "per_parameter": per_parameter})
     if value is not None:
@@ -74,7 +82,36 @@ def clip_list(
         raise ConfigError(
             f"--clip-order should be norm,value or value,norm, got {order!r}"
         )
-    return (policies[::-1] if order == "value,norm" else policies) or None
+    if order == "value,norm":
+        policies.reverse()
+    policies += [_policy(text, flag="--clip") for text in more]
+    named: dict[str, list[Settings]] = {}
+    for text in by_name:
+        pattern, _, policy = text.rpartition("=")
+        if not pattern:
+            raise ConfigError(
+                f"--clip-by-name expects PATTERN=POLICY as 'rnn.*=value:10', got {text!r}"
+            )
+        named.setdefault(pattern, []).append(_policy(policy, flag="--clip-by-name"))
+    if named:
+        policies.append({"by_name": named})
+    return policies or None
+
+
+# What a policy's number is where a flag gives none: the papers' own.
+_NUMBERS = {"norm": None, "value": None, "auto": "10", "zclip": "2.5", "agc": "0.01"}
+
+
+def _policy(text: str, *, flag: str) -> Settings:
+    """Return the settings of a policy written as "auto:10" or "zclip"."""
+    kind, colon, number = text.strip().partition(":")
+    given = number if colon else _NUMBERS.get(kind)
+    if kind not in _NUMBERS or given is None:
+        raise ConfigError(
+            f"{flag} expects norm:NUMBER, value:NUMBER, auto:NUMBER, zclip or "
+            f"agc:NUMBER, got {text!r}"
+        )
+    return {kind: parse(given)}
 
 
 def bundled() -> dict[str, str]:

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
-from typing import get_args
+from typing import get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -56,7 +56,8 @@ def _names(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield every setting as it is written in --set."""
     for name, field in section.model_fields.items():
         inner = (*get_args(field.annotation), field.annotation)[0]
-        if inspect.isclass(inner) and issubclass(inner, BaseModel):
+        plain = inspect.isclass(inner) and get_origin(inner) is None
+        if plain and issubclass(inner, BaseModel):
             item = "[0]" if get_args(field.annotation) else ""
             yield from _names(inner, f"{prefix}{name}{item}.")
         else:

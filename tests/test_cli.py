@@ -12,6 +12,7 @@ import typer
 
 from gradguard import __version__
 from gradguard.cli import app, main
+from gradguard.layers import resolve
 
 # Says, once a command has ended, what it imported and how much CPU time it took.
 # Not pydantic: Typer itself reads even --help through it, in some 20 ms.
@@ -80,6 +81,8 @@ def test_surface_is_this() -> None:
         "--version",
         "train --accelerator",
         "train --batch-size",
+        "train --clip",
+        "train --clip-by-name",
         "train --clip-norm",
         "train --clip-order",
         "train --clip-value",
@@ -88,9 +91,11 @@ def test_surface_is_this() -> None:
         "train --log-dir",
         "train --log-every-n-steps",
         "train --lr",
+        "train --max-consecutive-skips",
         "train --max-epochs",
         "train --model",
         "train --num-nodes",
+        "train --on-nonfinite",
         "train --optimizer",
         "train --per-parameter",
         "train --precision",
@@ -177,6 +182,12 @@ def test_configs_show_prints_the_file(call: Call) -> None:
         ("train --model srn --clip-norm nan", "clip[0].norm should be a valid number"),
         ("train --model srn --clip-value .nan", "clip[0].value should be a finite"),
         ("train --model srn --per-parameter", "--per-parameter needs --clip-norm"),
+        ("train --model srn --clip norm", "--clip expects norm:NUMBER"),
+        ("train --model srn --clip zcilp", "--clip expects norm:NUMBER"),
+        ("train --model srn --clip auto:101", "clip[0].auto should be less than or"),
+        ("train --model srn --clip-by-name norm:5", "expects PATTERN=POLICY"),
+        ("train --model srn --clip-by-name x.*=zclip", "the nearest: "),
+        ("train --model srn --on-nonfinite ski", "did you mean 'skip'?"),
         ("train --model srn --set model.cel=gru", "did you mean model.cell?"),
         ("train --model srn --set data.length=2", "data.length must be at least 3"),
         ("train --model srn --accelerator tpu", "trainer (accelerator tpu, devices 1"),
@@ -237,3 +248,31 @@ def test_train_prints_the_tables_and_ends_with_the_tensorboard_command(
     assert err == ""
     assert "norm 5" in out
     assert out.splitlines()[-1] == f"tensorboard --logdir {tmp_path}"
+
+
+def test_clip_flags_are_policies_in_their_order(call: Call, tmp_path: Path) -> None:
+    code, out, err = call(
+        *("train", "--model", "srn", "--clip", "auto:20", "--clip", "zclip"),
+        *("--clip-by-name", "*.bias=value:10", "--clip-by-name", "*=agc:0.5"),
+        *("--max-epochs", "1", "--log-dir", str(tmp_path), "--on-nonfinite", "skip"),
+    )
+    (written,) = tmp_path.glob("*/*/experiment.yaml")
+
+    assert (code, err) == (0, "")
+    assert "auto 20, then zclip 2.5, then by name" in " ".join(out.split())
+    again = resolve(config=str(written))
+    assert again.on_nonfinite == "skip"
+    assert again.clipping == (
+        "auto 20, then zclip 2.5, then by name (*.bias value 10; * agc 0.5)"
+    )
+
+
+def test_raise_ends_in_one_sentence(call: Call, tmp_path: Path) -> None:
+    code, _, err = call(
+        *("train", "--config", "mlp-exploding", "--on-nonfinite", "raise"),
+        *("--max-epochs", "1", "--log-dir", str(tmp_path)),
+    )
+
+    assert code == 1
+    assert err.startswith("gradguard: stopped: step ")
+    assert "gradients are not finite" in err

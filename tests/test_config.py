@@ -122,6 +122,21 @@ def test_clip_list_keeps_the_order_asked_for(order: str | None, clipping: str) -
     assert resolve(config="srn", values={"clip": clip}).clipping == clipping
 
 
+def test_every_policy_has_its_yaml() -> None:
+    clips = (
+        "clip=[{auto: 10}, {zclip: 2.5}, {agc: 0.01, exclude: ['head.*']}, "
+        "{by_name: {'rnn.*': [{value: 10}, {norm: 1}], '*': [{zclip: 3}]}}]"
+    )
+
+    experiment = resolve(config="srn", assignments=[clips, "on_nonfinite=raise"])
+
+    assert experiment.clipping == (
+        "auto 10, then zclip 2.5, then agc 0.01, then "
+        "by name (rnn.* value 10, then norm 1; * zclip 3)"
+    )
+    assert experiment.on_nonfinite == "raise"
+
+
 def test_clip_list_is_absent_without_flags() -> None:
     assert clip_list(None, None, order=None, per_parameter=False) is None
 
@@ -191,7 +206,19 @@ def test_unknown_setting_is_answered_with_the_nearest(
         ("clip=[{norm: -1.0}]", "clip[0].norm should be greater than 0, got -1.0"),
         ("clip=[{norm: .nan}]", "clip[0].norm should be a finite number, got nan"),
         ("clip=[{value: .inf}]", "clip[0].value should be a finite number, got inf"),
-        ("clip=[{}]", "clip[0] should have either norm or value, got {}"),
+        (
+            "clip=[{}]",
+            "clip[0] should have one of norm, value, auto, zclip, agc or by_name, got {}",
+        ),
+        (
+            "clip=[{norm: 1.0, exclude: [a]}]",
+            "clip[0] should have agc where it has exclude, got {'norm': 1.0, ",
+        ),
+        (
+            "clip=[{by_name: {rnn: [{nrm: 5}]}}]",
+            "clip[0].by_name.rnn[0].nrm is not a setting, did you mean clip[0].by_name?",
+        ),
+        ("max_consecutive_skips=0", "max_consecutive_skips should be greater than 0"),
         ("clip=5", "clip should be a valid list, got 5"),
         (
             "clip=[{value: 1, per_parameter: true}]",
