@@ -9,9 +9,19 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from test_callback import Net, events, fit, trainer, weights
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradguard import AutoClip, ByName, ClipNorm, ClipValue, GradGuard, ZClip
+from gradguard import (
+    AdaptiveClip,
+    AutoClip,
+    ByName,
+    ClipNorm,
+    ClipValue,
+    GradGuard,
+    ZClip,
+)
 from gradguard.clipping import Policy
+from gradguard.ledger import Ledger
 from gradguard.tensorboard.reader import read_run
 
 LEARNERS: list[Policy] = [AutoClip(30), ZClip(0.3, warmup=4)]
@@ -88,3 +98,66 @@ def test_pattern_without_parameters_ends_the_fit_at_its_start(tmp_path: Path) ->
 
     with pytest.raises(ValueError, match="matches no parameter; the nearest: first"):
         fit(tmp_path, guard)
+
+
+class Syncs(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
+    """Counts what makes the host wait for an accelerator."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        waits = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        Syncs.count += func.overloadpacket in waits
+        return func(*args, **kwargs or {})
+
+
+def syncs_per_step(
+    path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> float:
+    """Train 20 steps; count the syncs in what gradguard does at each of them."""
+
+    def counted(see: Any) -> Any:
+        def see_counted(*args: Any) -> Any:
+            with Syncs():  # type: ignore[no-untyped-call] # by its base
+                return see(*args)
+
+        return see_counted
+
+    for moment in ("see_before", "see_update"):
+        monkeypatch.setattr(Ledger, moment, counted(getattr(Ledger, moment)))
+    monkeypatch.setattr(Syncs, "count", 0)
+    fit(path, GradGuard(**settings))
+    return Syncs.count / 20
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [None, ClipNorm(0.1), ClipValue(0.01), *LEARNERS, AdaptiveClip()],
+    ids=repr,
+)
+@pytest.mark.parametrize(("on_nonfinite", "syncs"), [("record", 0), ("skip", 1)])
+def test_syncs_per_step(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    clip: Any,
+    on_nonfinite: str,
+    syncs: int,
+) -> None:
+    counted = syncs_per_step(
+        tmp_path, monkeypatch, clip=clip, on_nonfinite=on_nonfinite
+    )
+
+    assert counted == syncs
+
+
+def test_a_planted_item_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Planted(ClipNorm):
+        def clip(self, gradients: Any, norms: Any, state: Any) -> Any:
+            norms.sum().item()
+            return super().clip(gradients, norms, state)
+
+    assert syncs_per_step(tmp_path, monkeypatch, clip=Planted(0.1)) == 1
