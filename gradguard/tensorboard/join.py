@@ -34,8 +34,9 @@ def join(writes: list[Write]) -> Records:
         writes: At least one, in the order they were made: of a step written twice, the
             last counts.
     """
+    # The newest list leads: parameters are added in mid-fit, in their place in the model.
     names = tuple(
-        dict.fromkeys(name for write in writes for name in write.schema.names)
+        dict.fromkeys(name for write in reversed(writes) for name in write.schema.names)
     )
     parts = [
         _spread(schema, list(group), names)
