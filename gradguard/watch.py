@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from gradguard.cautions import cautions, clips_scaled, clips_too
 from gradguard.clipping import Policy, in_words
 from gradguard.columns import Columns, parameters_of
+from gradguard.deepspeed import ENGINE_STEP, Fragments, at_engine_step, engine_of
 from gradguard.ledger import Ledger
 from gradguard.moments import (
     BACKWARD_END,
@@ -67,6 +68,14 @@ class Watch:
         self._schemas: dict[Optimizer, Schema] = {}
         self._undo: list[Callable[[], None]] = []
         self._forget_raw_backward: Callable[[], None] | None = None
+        engine = engine_of(trainer, policies)
+        if engine is not None:
+            self.before_moment = ENGINE_STEP
+            ledger = self._open(engine.optimizer, Fragments(engine, self._names))
+            self._undo.append(
+                at_engine_step(engine, ledger, lambda: int(trainer.global_step))
+            )
+            return
         for caution in cautions(trainer, module, policies):
             self._say(caution)
         for optimizer in trainer.optimizers:
@@ -122,10 +131,11 @@ class Watch:
         self.write()
         self._recorder.close()
 
-    def _open(self, optimizer: Optimizer) -> Ledger:
+    def _open(self, optimizer: Optimizer, columns: Columns | None = None) -> Ledger:
         """Start an optimizer's ledger, over the parameters it holds now."""
-        shards = Shards(parameters_of(optimizer), self._module)
-        columns = Columns(optimizer, self._names, shards)
+        if columns is None:
+            shards = Shards(parameters_of(optimizer), self._module)
+            columns = Columns(optimizer, self._names, shards)
         interval = self._trainer.log_every_n_steps or _STEPS_PER_WRITE
         ledger = Ledger(optimizer, columns, self._policies, interval)
         optimizers = self._trainer.optimizers

@@ -32,9 +32,11 @@ HOUSE = {
     "scaling": ("torch", "norms record"),
     "ledger": ("numpy torch", "clipping record buffer columns scaling"),
     "cautions": ("", "clipping moments columns"),
+    "deepspeed": ("torch", "clipping columns ledger norms sharding"),
     "watch": (
         "torch",
-        "clipping moments tensorboard recorder sharding columns scaling ledger cautions",
+        "clipping moments tensorboard recorder sharding columns scaling ledger cautions "
+        "deepspeed",
     ),
     "callback": ("lightning torch", "clipping moments recorder watch"),
     "attach": ("", "clipping callback"),

@@ -245,8 +245,8 @@ def test_changed_parameter_list_keeps_its_columns(
         names = tensorboard.ask("summary", run="grown")["names"]
         profiles = [tensorboard.ask("profile", run="grown", step=s) for s in (0, 1)]
 
-    assert names == ["old", "new"]
-    assert [profile["before"] for profile in profiles] == [[1.0, -1.0], [2.0, 3.0]]
+    assert names == ["new", "old"]  # as in the newest list
+    assert [profile["before"] for profile in profiles] == [[-1.0, 1.0], [3.0, 2.0]]
 
 
 @both_loaders
