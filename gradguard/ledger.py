@@ -1,5 +1,7 @@
 """One optimizer's gradients: measured at both moments, kept, and handed out as records."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -107,6 +109,12 @@ class Ledger:
         if self._policies:
             after = self.clipper.clip_these(gradients, norms)
         self._keep(step, before, after_unless_skipped(self._optimizer, after))
+
+    def see_scaled(self, coefficient: Callable[[Tensor], Tensor]) -> None:
+        """Keep the announced update, of gradients scaled by a function of the norms."""
+        step, self._announced = self._announced, None
+        if step is not None and self._before is not None:
+            self._keep(step, self._before, self._before * coefficient(self._before))
 
     def see_batch_end(self, loss: Tensor | None) -> bool:
         """Add the loss to the step just kept; return whether it is time to drain."""

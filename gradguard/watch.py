@@ -14,6 +14,7 @@ from gradguard.cautions import cautions, clips_scaled, clips_too
 from gradguard.clipper import Clipper
 from gradguard.clipping import Policy, State, in_words
 from gradguard.columns import Columns, parameters_of
+from gradguard.deepspeed import ENGINE_STEP, Fragments, at_engine_step, engine_of
 from gradguard.dump import Dump
 from gradguard.ledger import Ledger
 from gradguard.moments import (
@@ -76,6 +77,14 @@ class Watch:
         self._schemas: dict[Optimizer, Schema] = {}
         self._undo: list[Callable[[], None]] = []
         self._forget_raw_backward: Callable[[], None] | None = None
+        engine = engine_of(trainer, policies, on_nonfinite=on_nonfinite.action)
+        if engine is not None:
+            self.before_moment = ENGINE_STEP
+            ledger = self._open(engine.optimizer, Fragments(engine, self._names))
+            self._undo.append(
+                at_engine_step(engine, ledger, lambda: int(trainer.global_step))
+            )
+            return
         for caution in cautions(trainer, module, policies):
             self._say(caution)
         for optimizer in trainer.optimizers:
@@ -141,10 +150,12 @@ class Watch:
         self.write()
         self._recorder.close()
 
-    def _open(self, optimizer: Optimizer) -> Ledger:
+    def _open(self, optimizer: Optimizer, columns: Columns | None = None) -> Ledger:
         """Start an optimizer's ledger, over the parameters it holds now."""
-        parameters = parameters_of(optimizer)
-        columns = Columns(parameters, self._names, Shards(parameters, self._module))
+        if columns is None:
+            parameters = parameters_of(optimizer)
+            shards = Shards(parameters, self._module)
+            columns = Columns(parameters, self._names, shards)
         clipper = Clipper.over(columns, self._policies)
         interval = self._trainer.log_every_n_steps or _STEPS_PER_WRITE
         gate = None

@@ -11,7 +11,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from gradguard import ClipNorm, ClipValue, GradGuard
+from gradguard import (
+    AdaptiveClip,
+    AutoClip,
+    ByName,
+    ClipNorm,
+    ClipValue,
+    GradGuard,
+    ZClip,
+)
+from gradguard.clipper import Clipper
 from gradguard.clipping import Policy
 from gradguard.columns import Columns
 from gradguard.data.batches import Batches
@@ -94,8 +103,17 @@ def test_own_clip_gives_the_weights_of_torchs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "policies",
-    [[], [ClipNorm(0.1)], [ClipNorm(0.1, per_parameter=True)], [ClipValue(0.01)]],
-    ids=["record", "norm", "per_parameter", "value"],
+    [
+        [],
+        [ClipNorm(0.1)],
+        [ClipNorm(0.1, per_parameter=True)],
+        [ClipValue(0.01)],
+        [AutoClip()],
+        [ZClip(warmup=2)],
+        [AdaptiveClip()],
+        [ByName({"*": ClipNorm(0.1)})],
+    ],
+    ids=["record", "norm", "per_parameter", "value", "auto", "zclip", "agc", "by_name"],
 )
 def test_no_step_waits_for_the_device(policies: list[Policy]) -> None:
     net = Net().cuda()
@@ -103,8 +121,8 @@ def test_no_step_waits_for_the_device(policies: list[Policy]) -> None:
     names: dict[Tensor, str] = {
         parameter: name for name, parameter in net.named_parameters()
     }
-    columns = Columns(optimizer, names, Shards(list(names), net))
-    ledger = Ledger(optimizer, columns, policies, steps_per_write=100)
+    columns = Columns(list(names), names, Shards(list(names), net))
+    ledger = Ledger(optimizer, Clipper.over(columns, policies), 100)
     (batch,) = next(iter(net.train_dataloader()))
     loss = net.training_step((batch.cuda(),), 0)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -113,7 +131,7 @@ def test_no_step_waits_for_the_device(policies: list[Policy]) -> None:
     try:
         for step in range(3):
             ledger.see_before(None)
-            ledger.see_update(step)
+            ledger.see_update(step, None)
             ledger.see_batch_end(loss)
     finally:
         torch.cuda.set_sync_debug_mode("default")

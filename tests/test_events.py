@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -131,9 +132,14 @@ def test_parameters_of_a_changed_list_keep_their_columns(tmp_path: Path) -> None
     write(tmp_path, fewer, more)
 
     run = read_run(tmp_path)
-    assert run.names == NAMES
-    assert run.missing[:2].tolist() == [[False, False, True]] * 2
-    np.testing.assert_array_equal(run.before[2:], more.before[:, ::-1])
+    assert run.names == NAMES[::-1]
+    assert run.missing[:2].tolist() == [[True, False, False]] * 2
+    np.testing.assert_array_equal(run.before[:2, ::-1], add_missing(fewer.before))
+    np.testing.assert_array_equal(run.before[2:], more.before)
+
+
+def add_missing(norms: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.pad(norms, [(0, 0), (0, 1)], constant_values=np.nan)
 
 
 def test_record_cut_short_is_left_out(tmp_path: Path) -> None:

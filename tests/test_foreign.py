@@ -111,6 +111,7 @@ DEMOS = {
         transformer_loss,
         tokens,
         partial(SGD, lr=0.1),
+        rtol=5e-5,  # 1.4e-5 on torch 2.6
     ),
     "lstm": Demo(
         partial(LightningLSTM, VOCABULARY),

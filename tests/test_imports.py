@@ -39,10 +39,11 @@ HOUSE = {
     "dump": ("numpy torch", "columns culprits"),
     "ledger": ("numpy torch", "norms record buffer columns scaling clipper nonfinite"),
     "cautions": ("", "clipping moments columns"),
+    "deepspeed": ("torch", "clipping columns ledger norms sharding"),
     "watch": (
         "torch",
         "clipping by_name moments tensorboard recorder sharding columns scaling clipper "
-        "nonfinite dump ledger cautions",
+        "nonfinite dump ledger cautions deepspeed",
     ),
     "callback": ("lightning torch", "clipping moments recorder nonfinite watch"),
     "attach": ("", "clipping callback"),

@@ -2,9 +2,8 @@
 
 import struct
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,9 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_INT64
 
-from gradguard.record import MISSING, Floats, Records, from_stored
+from gradguard.record import Records
 from gradguard.tensorboard import tags
+from gradguard.tensorboard.join import Write, join
 from gradguard.tensorboard.tags import Schema
 
 # A record of an event file is: length (8 bytes), its checksum (4), data, checksum (4).
@@ -52,7 +52,7 @@ def read_optimizers(path: str | Path) -> dict[str, Records]:
     Raises:
         ValueError: If the directory holds no records of gradguard.
     """
-    writes: dict[str, list[_Write]] = {}
+    writes: dict[str, list[Write]] = {}
     for file in sorted(Path(path).glob("*tfevents*")):
         for write in _writes(file):
             writes.setdefault(write.schema.optimizer, []).append(write)
@@ -61,19 +61,10 @@ def read_optimizers(path: str | Path) -> dict[str, Records]:
             f"no records of gradguard in {path}: expected the directory of a run that "
             "was trained with GradGuard and a TensorBoardLogger"
         )
-    return {optimizer: _join(parts) for optimizer, parts in writes.items()}
+    return {optimizer: join(parts) for optimizer, parts in writes.items()}
 
 
-class _Write(NamedTuple):
-    """One buffer as it was written: `K` steps of `P` parameters."""
-
-    schema: Schema
-    steps: NDArray[np.int64]
-    norms: Floats
-    loss: Floats
-
-
-def _writes(file: Path) -> Iterator[_Write]:
+def _writes(file: Path) -> Iterator[Write]:
     """Yield what each of our events in a file holds."""
     schemas: dict[str, Schema] = {}
     marker = tags.NORMS.encode()
@@ -91,7 +82,7 @@ def _writes(file: Path) -> Iterator[_Write]:
                 _array(values[schema.tag(kind)].tensor)
                 for kind in (tags.NORMS, tags.STEPS, tags.LOSS)
             )
-            yield _Write(schema, steps, norms, loss)
+            yield Write(schema, steps, norms, loss)
 
 
 def _payloads(file: Path) -> Iterator[bytes]:
@@ -115,35 +106,3 @@ def _array(tensor: TensorProto) -> NDArray[Any]:
     dtype = np.int64 if tensor.dtype == DT_INT64 else np.float32
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
-
-
-def _join(writes: list[_Write]) -> Records:
-    """Put one optimizer's writes in order, over the union of their parameters."""
-    names = tuple(
-        dict.fromkeys(name for write in writes for name in write.schema.names)
-    )
-    parts = [
-        _spread(schema, list(group), names)
-        for schema, group in groupby(writes, key=lambda write: write.schema)
-    ]
-    steps, norms, loss = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    # Sorting is stable, so the last of equal steps is the one written last.
-    order = np.argsort(steps, kind="stable")
-    last = np.append(np.diff(steps[order]) > 0, True)
-    kept = order[last]
-    return from_stored(names, steps[kept], norms[kept], loss[kept])
-
-
-def _spread(
-    schema: Schema, writes: list[_Write], names: tuple[str, ...]
-) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """Concatenate writes of one schema, its parameters moved to their place in `names`."""
-    steps = np.concatenate([write.steps for write in writes])
-    norms = np.concatenate([write.norms for write in writes])
-    loss = np.concatenate([write.loss for write in writes])
-    if schema.names != names:
-        columns = [names.index(name) for name in schema.names]
-        wide = np.full((len(norms), len(names), 2), MISSING, np.float32)
-        wide[:, columns] = norms
-        norms = wide
-    return steps, norms, loss

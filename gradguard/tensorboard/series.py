@@ -1,0 +1,247 @@
+"""TensorBoard's data provider in, the records of a run out, the latest used kept."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from tensorboard.data.provider import DataProvider, RunTagFilter, TensorDatum
+from tensorboard.errors import NotFoundError
+
+from gradguard.record import Doubles, Floats, Records
+from gradguard.tensorboard import tags
+from gradguard.tensorboard.join import Write, join
+from gradguard.tensorboard.tags import Schema
+
+# A run's norms beyond this are sampled, write by write: the data server sends at most
+# 256 MiB at once, and reading takes four times as much memory as is read.
+LARGEST_READ = 128 * 2**20
+
+# Records that stay in memory, of all runs together.
+LARGEST_CACHE = 256 * 2**20
+
+_ALL = 2**31 - 1
+
+
+class Source(NamedTuple):
+    """Whose records: one optimizer's of one run.
+
+    Attributes:
+        run: The run's name in TensorBoard.
+        optimizer: Its name in the records; "" where it is the run's only one.
+    """
+
+    run: str
+    optimizer: str
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The records of a source, and what the page asks of them more than once.
+
+    Attributes:
+        records: At most `LARGEST_READ` bytes of norms.
+        clips: From which step on which policies clipped, in words, in order of writing.
+        writes: Number of writes in the run.
+        writes_read: How many of them `records` holds.
+    """
+
+    records: Records
+    clips: tuple[tuple[int, str], ...]
+    writes: int
+    writes_read: int
+
+    @property
+    def nbytes(self) -> int:
+        """Memory the records take."""
+        arrays = (self.records.before, self.records.after, self.records.missing)
+        return sum(array.nbytes for array in arrays)
+
+    @cached_property
+    def median_before(self) -> Doubles:
+        """Each parameter's median norm before clipping, `[P]`; see `medians`."""
+        return medians(self.records.before)
+
+    @cached_property
+    def median_after(self) -> Doubles:
+        """Each parameter's median norm after clipping, `[P]`; see `medians`."""
+        return medians(self.records.after)
+
+
+def medians(norms: Floats) -> Doubles:
+    """Median over steps of each parameter's positive finite norms; 1 if there are none.
+
+    Args:
+        norms: `[S, P]`.
+    """
+    columns = np.ascontiguousarray(norms.T)
+    usable = [column[np.isfinite(column) & (column > 0)] for column in columns]
+    return np.array([np.median(column) if len(column) else 1.0 for column in usable])
+
+
+class Library:
+    """Everything gradguard recorded below TensorBoard's log directory.
+
+    Args:
+        provider: TensorBoard's own, with the Rust data server behind it or without.
+    """
+
+    def __init__(self, provider: DataProvider) -> None:
+        self._provider = provider
+        self._lock = Lock()
+        self._held: OrderedDict[tuple[str, Source, float], Run] = OrderedDict()
+
+    def updated(self, context: object, *, experiment: str) -> dict[Source, float]:
+        """Return what there is to read, and when it last grew, in seconds."""
+        return {
+            source: _updated(entries)
+            for source, entries in self._listed(context, experiment).items()
+        }
+
+    def read(self, context: object, source: Source, *, experiment: str) -> Run:
+        """Return a source's records as they are now.
+
+        Raises:
+            NotFoundError: If there are none.
+        """
+        entries = self._listed(context, experiment).get(source)
+        if entries is None:
+            raise NotFoundError(f"gradguard recorded nothing for {_named(source)}.")
+        key = (experiment, source, _updated(entries))
+        # The page asks for several panels at once: the first reads for all of them.
+        with self._lock:
+            if key not in self._held:
+                schemas = [schema for schema, _ in entries]
+                self._held[key] = self._load(context, experiment, source, schemas)
+                self._forget_but(key)
+            self._held.move_to_end(key)
+            return self._held[key]
+
+    def _listed(
+        self, context: object, experiment: str
+    ) -> dict[Source, list[tuple[Schema, Any]]]:
+        """Return every readable schema beside TensorBoard's description of its norms."""
+        series = self._provider.list_tensors(
+            context, experiment_id=experiment, plugin_name=tags.PLUGIN
+        )
+        listed: dict[Source, list[tuple[Schema, Any]]] = {}
+        for run, described in series.items():
+            for tag, description in described.items():
+                if schema := _schema(tag, description.plugin_content):
+                    source = Source(run, schema.optimizer)
+                    listed.setdefault(source, []).append((schema, description))
+        return listed
+
+    def _load(
+        self, context: object, experiment: str, source: Source, schemas: list[Schema]
+    ) -> Run:
+        """Read the writes of all schemas, a sample of them where they are too large."""
+
+        def tensors(kind: str, most: int = _ALL) -> dict[str, list[TensorDatum]]:
+            wanted = [schema.tag(kind) for schema in schemas]
+            read = self._provider.read_tensors(
+                context,
+                experiment_id=experiment,
+                plugin_name=tags.PLUGIN,
+                run_tag_filter=RunTagFilter([source.run], wanted),
+                downsample=most,
+            ).get(source.run, {})
+            return {
+                schema.suffix: read.get(tag, [])
+                for schema, tag in zip(schemas, wanted, strict=True)
+            }
+
+        try:
+            steps, loss = tensors(tags.STEPS), tensors(tags.LOSS)
+            norms = tensors(tags.NORMS, _affordable(schemas, steps))
+        except ValueError as error:  # a tensor whose bytes do not fill its shape
+            raise NotFoundError(
+                f"the records of {_named(source)} are damaged: {error}."
+            ) from error
+        dated = [
+            (datum.wall_time, write)
+            for schema in schemas
+            for datum, write in _writes(
+                schema, *(kind[schema.suffix] for kind in (norms, steps, loss))
+            )
+        ]
+        if not dated:
+            raise NotFoundError(f"no record of {_named(source)} is readable.")
+        writes = [write for _, write in sorted(dated, key=lambda pair: pair[0])]
+        return Run(
+            join(writes), _clips(writes), sum(map(len, steps.values())), len(writes)
+        )
+
+    def _forget_but(self, key: tuple[str, Source, float]) -> None:
+        """Drop older versions of a run just read, then the longest unused runs."""
+        for old in [old for old in self._held if old[:2] == key[:2] and old != key]:
+            del self._held[old]
+        while (
+            len(self._held) > 1
+            and sum(run.nbytes for run in self._held.values()) > LARGEST_CACHE
+        ):
+            self._held.popitem(last=False)
+
+
+def _named(source: Source) -> str:
+    of = f"optimizer {source.optimizer!r} of " if source.optimizer else ""
+    return f"{of}run {source.run!r}"
+
+
+def _schema(tag: str, content: bytes) -> Schema | None:
+    """Return the schema of a norms tag, or None for other tags and for damaged ones."""
+    try:
+        schema = Schema.decode(content)
+        return schema if schema.tag(tags.NORMS) == tag else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _updated(entries: list[tuple[Schema, Any]]) -> float:
+    return max(float(description.max_wall_time) for _, description in entries)
+
+
+def _affordable(schemas: list[Schema], steps: dict[str, list[TensorDatum]]) -> int:
+    """Return how many writes of each schema fit into `LARGEST_READ` together."""
+    size: int = sum(
+        datum.numpy.size * len(schema.names) * 2 * np.float32().itemsize
+        for schema in schemas
+        for datum in steps[schema.suffix]
+    )
+    if size <= LARGEST_READ:
+        return _ALL
+    return max(1, max(map(len, steps.values())) * LARGEST_READ // size)
+
+
+def _writes(
+    schema: Schema,
+    norms: list[TensorDatum],
+    steps: list[TensorDatum],
+    loss: list[TensorDatum],
+) -> list[tuple[TensorDatum, Write]]:
+    """Put together what one event held, if all of it is there and fits."""
+    steps_at = {(datum.step, datum.wall_time): datum.numpy for datum in steps}
+    loss_at = {(datum.step, datum.wall_time): datum.numpy for datum in loss}
+    writes = []
+    for datum in norms:
+        event = (datum.step, datum.wall_time)
+        if event not in steps_at or event not in loss_at:
+            continue
+        write = Write(schema, steps_at[event], datum.numpy, loss_at[event])
+        rows = (write.steps.size,)
+        if (write.steps.shape, write.loss.shape) == (rows, rows) and (
+            write.norms.shape == (*rows, len(schema.names), 2)
+        ):
+            writes.append((datum, write))
+    return writes
+
+
+def _clips(writes: list[Write]) -> tuple[tuple[int, str], ...]:
+    """Return at which steps the policies changed, and to what."""
+    clips: list[tuple[int, str]] = []
+    for write in writes:
+        if write.steps.size and (not clips or clips[-1][1] != write.schema.clip):
+            clips.append((int(write.steps[0]), write.schema.clip))
+    return tuple(clips)

@@ -1,0 +1,70 @@
+// Which parameters the page shows, in which order, and which of them share a row.
+
+export function selected(summary, view) {
+  let pattern;
+  try {
+    pattern = new RegExp(view.filter);
+  } catch {
+    return [];
+  }
+  const matching = [...summary.names.keys()].filter((i) => pattern.test(summary.names[i]));
+  const byWorst = [...matching].sort((a, b) => summary.worst[b] - summary.worst[a] || a - b);
+  const kept = view.top ? byWorst.slice(0, view.top) : byWorst;
+  return view.order === "worst" ? kept : kept.sort((a, b) => a - b);
+}
+
+// A module is a name without its last part; a block ends at the first number: "layers.0"
+// of "layers.0.attention.weight".
+export function grouped(summary, columns, by) {
+  const groups = new Map();
+  for (const column of columns) {
+    const name = summary.names[column];
+    const module = name.includes(".") ? name.slice(0, name.lastIndexOf(".")) : name;
+    const block = name.match(/^.*?(?:^|\.)\d+(?=\.|$)/)?.[0] ?? module;
+    const label = { module, block }[by] ?? name;
+    if (!groups.has(label)) groups.set(label, { label, columns: [] });
+    groups.get(label).columns.push(column);
+  }
+  return [...groups.values()];
+}
+
+// No row is thinner than a pixel: neighbours share one, and the largest of them shows.
+export function pooled(groups, pixels) {
+  const share = Math.max(1, Math.ceil(groups.length / pixels));
+  if (share === 1) return groups;
+  const rows = [];
+  for (let i = 0; i < groups.length; i += share) {
+    const together = groups.slice(i, i + share);
+    const more = together.length > 1 ? ` +${together.length - 1}` : "";
+    rows.push({
+      label: together[0].label + more,
+      columns: together.flatMap((group) => group.columns),
+    });
+  }
+  return rows;
+}
+
+// "0-3;4,6": how the server wants them.
+export function written(rows) {
+  return rows.map(({ columns }) => spans([...columns].sort((a, b) => a - b))).join(";");
+}
+
+function spans(columns) {
+  const texts = [];
+  for (let i = 0; i < columns.length; i++) {
+    const first = columns[i];
+    while (columns[i + 1] === columns[i] + 1) i++;
+    texts.push(columns[i] === first ? `${first}` : `${first}-${columns[i]}`);
+  }
+  return texts.join(",");
+}
+
+// The end of a name tells parameters apart.
+export function shortened(name, length) {
+  return name.length <= length ? name : `…${name.slice(1 - length)}`;
+}
+
+// Plotly reads markup in its texts.
+export function plain(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+}

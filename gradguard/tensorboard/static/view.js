@@ -1,0 +1,49 @@
+// What the page shows, and the link that shows it again.
+import { readLink, writeLink } from "./host.js";
+
+const DEFAULTS = {
+  run: "",
+  compare: [],
+  moment: "before",
+  scale: "relative",
+  filter: "",
+  order: "model",
+  top: 0,
+  group: "parameter",
+  start: null, // steps; null for the whole run
+  stop: null,
+  first: null, // rows of the heatmap; null for all
+  last: null,
+  parameter: "",
+  step: null,
+};
+
+const NUMBERS = new Set(["top", "start", "stop", "first", "last", "step"]);
+
+export const view = { ...DEFAULTS };
+
+export function restore() {
+  const link = readLink();
+  for (const key of Object.keys(DEFAULTS)) {
+    if (!link.has(key)) continue;
+    if (key === "compare") view[key] = link.getAll(key);
+    else view[key] = NUMBERS.has(key) ? Math.trunc(Number(link.get(key))) || 0 : link.get(key);
+  }
+}
+
+export function change(changes) {
+  Object.assign(view, changes);
+  const link = new URLSearchParams();
+  for (const [key, value] of Object.entries(view)) {
+    if (key === "compare") value.forEach((run) => link.append(key, run));
+    else if (value !== DEFAULTS[key]) link.set(key, value);
+  }
+  writeLink(link.toString());
+}
+
+// The steps all charts show: the heatmap's zoom, or everything the run has.
+export function stepsShown(summary) {
+  const start = Math.max(view.start ?? summary.start, summary.start);
+  const stop = Math.min(view.stop ?? summary.stop, summary.stop);
+  return start <= stop ? { start, stop } : { start: summary.start, stop: summary.stop };
+}
