@@ -25,10 +25,10 @@ class Buffer:
         row_bytes = 4 * (1 + 2 * num_parameters)
         self.capacity = max(1, min(capacity, _MAX_STEPS, _MAX_BYTES // row_bytes))
         self.steps: list[int] = []
+        self._num_parameters = num_parameters
         # One block, so that one copy takes everything: a row is the loss, the norms
         # before and the norms after.
         self._block = torch.empty(self.capacity, 1 + 2 * num_parameters, device=device)
-        self._norms = self._block[:, 1:].view(self.capacity, 2, num_parameters)
 
     @property
     def full(self) -> bool:
@@ -38,15 +38,18 @@ class Buffer:
     @property
     def last(self) -> Tensor:
         """Norms before and after of the step put in last, `[2, P]`, on the device."""
-        return self._norms[len(self.steps) - 1]
+        return self._norms(len(self.steps) - 1)
 
     def put(self, step: int, before: Tensor, after: Tensor) -> None:
         """Add a step: norms `[P]` each, negative where a parameter has no gradient."""
         row = len(self.steps)
+        if row == len(self._block):  # several steps a batch; drained at its end only
+            self._block = torch.cat([self._block, torch.empty_like(self._block)])
         self.steps.append(step)
         self._block[row, 0] = torch.nan
-        self._norms[row, 0].copy_(before)
-        self._norms[row, 1].copy_(after)
+        norms = self._norms(row)
+        norms[0].copy_(before)
+        norms[1].copy_(after)
 
     def put_loss(self, loss: Tensor) -> None:
         """Set the loss of the step put in last, a scalar."""
@@ -62,3 +65,6 @@ class Buffer:
         return from_stored(
             names, steps, np.moveaxis(norms, 1, 2).copy(), block[:, 0].copy()
         )
+
+    def _norms(self, row: int) -> Tensor:
+        return self._block[row, 1:].view(2, self._num_parameters)

@@ -46,6 +46,8 @@ class GradGuard(Callback):
                                      out of the lines above but `nonfinite_steps`
     `gradguard/amp_skipped`          number of steps the gradient scaler skipped; the
                                      lines above leave these out
+    `gradguard/loss_scale`           what the gradient scaler multiplies the loss by,
+                                     where there is one
     `gradguard/threshold`            threshold in force, as given or learned; of several
                                      each, with what tells them apart behind the name
     `gradguard/norms/<hash>`         tensor `[K, P, 2]`: every parameter's norm before
@@ -82,7 +84,8 @@ class GradGuard(Callback):
     Raises:
         TypeError: If `clip` holds something that is not a policy.
         ValueError: If `every_n_steps` is below 1, `max_scalars` is negative, or
-            `on_nonfinite` and what belongs to it is out of its range; at the start of a fit, if the Trainer clips as well or a pattern of `clip` matches no
+            `on_nonfinite` and what belongs to it is out of its range; at the start of a
+            fit, if the Trainer clips as well or a pattern of `clip` matches no
             parameter.
 
     Example:

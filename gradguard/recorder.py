@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from gradguard.record import Records, thinned
-from gradguard.tensorboard.tags import Schema, threshold_tag
+from gradguard.tensorboard.tags import Schema
 from gradguard.tensorboard.writer import EventWriter, interval_scalars
 
 
@@ -40,14 +40,13 @@ class Recorder:
         self,
         schema: Schema,
         records: Records,
-        thresholds: Mapping[str, float | Tensor],
+        in_force: Mapping[str, float | Tensor],
     ) -> None:
-        """Write the steps of one interval, at least one, and the thresholds in force."""
+        """Write the steps of one interval, at least one, and what is in force, by tag."""
         if not (self._writers or self._loggers):
             return
-        values = interval_scalars(records) | {
-            threshold_tag(which): float(value) for which, value in thresholds.items()
-        }
+        values = interval_scalars(records)
+        values |= {tag: float(value) for tag, value in in_force.items()}
         scalars = {schema.scalar_tag(tag): value for tag, value in values.items()}
         kept = thinned(records, self._every_n_steps)
         for writer in self._writers:

@@ -16,6 +16,14 @@ def uses_scaler(trainer: Any) -> bool:
     return scaler is not None and scaler.is_enabled()
 
 
+def scale_in_force(trainer: Any) -> Tensor | None:
+    """Return what the loss is multiplied by, 0-d, None without a scaler; never syncs."""
+    if not uses_scaler(trainer):
+        return None
+    scale: Tensor | None = trainer.precision_plugin.scaler._scale  # get_scale() syncs
+    return scale
+
+
 def loss_scale(trainer: Any, optimizer: Optimizer) -> Tensor | None:
     """Return what an optimizer's gradients are multiplied by now, 0-d, None if by nothing.
 
@@ -24,12 +32,11 @@ def loss_scale(trainer: Any, optimizer: Optimizer) -> Tensor | None:
     """
     if not uses_scaler(trainer):
         return None
-    scaler = trainer.precision_plugin.scaler
-    # Private, both: `get_scale()` would sync, and nothing else tells the stage.
-    if scaler._per_optimizer_states[id(optimizer)]["stage"].name == "UNSCALED":
+    # Private, but nothing else tells the stage.
+    states = trainer.precision_plugin.scaler._per_optimizer_states
+    if states[id(optimizer)]["stage"].name == "UNSCALED":
         return None
-    scale: Tensor | None = scaler._scale
-    return scale
+    return scale_in_force(trainer)
 
 
 def unscaled(norms: Tensor, scale: Tensor | None) -> Tensor:

@@ -27,9 +27,9 @@ from gradguard.moments import (
 )
 from gradguard.nonfinite import Gate, OnNonFinite
 from gradguard.recorder import Recorder
-from gradguard.scaling import loss_scale, uses_scaler
+from gradguard.scaling import loss_scale, scale_in_force, uses_scaler
 from gradguard.sharding import Shards
-from gradguard.tensorboard.tags import Schema
+from gradguard.tensorboard.tags import LOSS_SCALE, Schema, threshold_tag
 
 # Steps between two writes where the Trainer names none (`log_every_n_steps=0`).
 _STEPS_PER_WRITE = 50
@@ -199,8 +199,16 @@ class Watch:
     def _write(self, optimizer: Optimizer) -> None:
         records = self._ledgers[optimizer].drain()
         if records is not None:
-            thresholds = self._ledgers[optimizer].clipper.thresholds()
-            self._recorder.write(self._schemas[optimizer], records, thresholds)
+            self._recorder.write(
+                self._schemas[optimizer], records, self._in_force(optimizer)
+            )
+
+    def _in_force(self, optimizer: Optimizer) -> dict[str, float | Tensor]:
+        """Return the thresholds and the loss scale as they are now, by tag."""
+        thresholds = self._ledgers[optimizer].clipper.thresholds()
+        values = {threshold_tag(which): value for which, value in thresholds.items()}
+        scale = scale_in_force(self._trainer)
+        return values if scale is None else {**values, LOSS_SCALE: scale}
 
     def _say(self, sentence: str) -> None:
         """Warn once per fit."""

@@ -240,9 +240,9 @@ class KeepOnEveryRank(Recorder):
         self.kept: list[Records] = []
 
     def write(
-        self, schema: Schema, records: Records, thresholds: Mapping[str, float | Tensor]
+        self, schema: Schema, records: Records, in_force: Mapping[str, float | Tensor]
     ) -> None:
-        super().write(schema, records, thresholds)
+        super().write(schema, records, in_force)
         self.kept.append(records)
         before, after = (
             np.concatenate([getattr(part, moment) for part in self.kept])

@@ -16,8 +16,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradguard import ClipNorm, ClipValue, GradGuard
@@ -239,7 +241,8 @@ def test_loss_of_each_step_is_recorded(tmp_path: Path) -> None:
 
 
 def test_documented_table_is_what_is_written(tmp_path: Path) -> None:
-    fit(tmp_path, GradGuard(clip=ClipNorm(0.1)))
+    scaler = MixedPrecision("16-mixed", "cpu", GradScaler("cpu", init_scale=8.0))
+    fit(tmp_path, GradGuard(clip=ClipNorm(0.1)), plugins=[scaler])
 
     _, table, _ = re.split(r"^ +=+ =+$", GradGuard.__doc__ or "", flags=re.MULTILINE)
     documented = set(re.findall(r"^    `(\S+)` ", table, re.MULTILINE))
@@ -261,6 +264,19 @@ def test_writes_come_at_the_log_cadence_in_one_event_each(tmp_path: Path) -> Non
 
     points = events(tmp_path / "run").Scalars("gradguard/total_before")
     assert [point.step for point in points] == [7, 15, 19]
+
+
+def test_every_evaluation_is_kept_where_a_batch_has_more_than_an_interval(
+    tmp_path: Path,
+) -> None:
+    model = Net(optimizer=lambda p: torch.optim.LBFGS(p, 0.01, max_iter=5))
+
+    fit(tmp_path, GradGuard(), model=model, log_every_n_steps=2)
+
+    run = read_run(tmp_path / "run")
+    assert run.steps.tolist() == list(range(len(run.steps)))
+    assert len(run.steps) > 2 * 20
+    assert np.isfinite(run.loss).sum() == 20
 
 
 def test_every_step_is_kept_where_the_trainer_logs_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from gradguard import AutoClip, ClipNorm, GradGuard, NonFiniteGradientError, ZClip
 from gradguard.dump import set_rng_state
-from gradguard.tensorboard.reader import read_run
+from gradguard.tensorboard.reader import read_optimizers, read_run
 
 Fault = tuple[int, str, float]  # batch, parameter, what one element of it becomes
 
@@ -31,6 +31,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.01, 0.9, nesterov=True, weight_decay=0.1),
     "adamw": lambda p: torch.optim.AdamW(p, 0.01),
     "adamw_foreach": lambda p: torch.optim.AdamW(p, 0.01, foreach=True),
+    "adamw_fused": lambda p: torch.optim.AdamW(p, 0.01, fused=True),
 }
 # Every skip warns once; the tests that ask for the warning see it.
 pytestmark = pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
@@ -45,6 +46,7 @@ class Net(LightningModule):
         self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
         self.faults = {batch: (name, value) for batch, name, value in faults}
         self.optimizer = optimizer
+        self.raw = False
         self.batches = list(range(20))
         self.batch = -1
         for name, parameter in self.named_parameters():
@@ -67,7 +69,10 @@ class Net(LightningModule):
             return loss
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        if self.raw:
+            loss.backward()  # type: ignore[no-untyped-call] # torch's
+        else:
+            self.manual_backward(loss)
         optimizer.step()
         return None
 
@@ -133,6 +138,14 @@ def manual(model: Net) -> Net:
     return model
 
 
+def raw(model: Net) -> Net:
+    model.raw = True
+    return manual(model)
+
+
+KINDS = {"manual": manual, "raw": raw}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "window"),
@@ -148,6 +161,7 @@ def manual(model: Net) -> Net:
         ({"clip": AutoClip(30)}, 1),
         ({"clip": ZClip(0.5, warmup=3)}, 1),
         ({"manual": True}, 1),
+        ({"raw": True}, 1),
     ],
     ids=str,
 )
@@ -162,8 +176,8 @@ def test_weights_are_those_of_a_run_without_the_bad_batches(
     faults: list[Fault],
 ) -> None:
     path = tmp_path_factory.mktemp("runs")
-    trainer = {key: options[key] for key in options.keys() - {"clip", "manual"}}
-    kind = manual if "manual" in options else automatic
+    trainer = {key: options[key] for key in options.keys() - {"clip", *KINDS}}
+    kind = next((KINDS[key] for key in KINDS if key in options), automatic)
     bad = {batch // window for batch, _, _ in faults}
     never = Net([], optimizer)
     never.batches = [b for b in never.batches if b // window not in bad]
@@ -178,6 +192,53 @@ def test_weights_are_those_of_a_run_without_the_bad_batches(
     run = read_run(path / "skipped" / "run")
     assert run.refused.sum() == run.nonfinite.sum() == len(bad)
     assert set(run.steps[run.refused]) == bad
+
+
+def test_lbfgs_does_not_move_on_a_bad_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lbfgs = {"lbfgs": lambda p: torch.optim.LBFGS(p, 0.1, max_iter=3)}
+    monkeypatch.setattr("test_nonfinite.OPTIMIZERS", lbfgs)
+    never = Net([], "lbfgs")
+    never.batches.remove(7)
+    bad = Net([(7, "first.bias", math.nan)], "lbfgs")
+
+    skipped = fit(tmp_path / "skipped", bad, skipping())
+    without = fit(tmp_path / "without", never, skipping())
+
+    assert same_weights(skipped, without)
+    assert read_run(tmp_path / "skipped" / "run").refused.sum() == 1
+
+
+class Two(Net):
+    """An optimizer for each layer, each with a backward pass of its own."""
+
+    def configure_optimizers(self) -> Any:
+        return [OPTIMIZERS["adamw"](layer.parameters()) for layer in self.children()]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.batch = int(batch)
+        optimizers: Any = self.optimizers()
+        for optimizer in optimizers:
+            self.toggle_optimizer(optimizer)
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(self.batch))
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+
+def test_of_several_optimizers_only_the_one_with_the_fault_is_stopped(
+    tmp_path: Path,
+) -> None:
+    model = Two([(7, "second.bias", -math.inf)])
+    model.automatic_optimization = False
+
+    fit(tmp_path, model, skipping())
+
+    first, second = read_optimizers(tmp_path / "run").values()
+    assert not first.refused.any()
+    assert np.flatnonzero(second.refused).tolist() == [7]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("value", [HUGE, DENORMAL, -HUGE])
@@ -337,6 +398,8 @@ def test_scaler_searching_its_scale_is_no_alarm(tmp_path: Path) -> None:
     assert not run.refused.any()
     points = events(tmp_path / "run").Scalars("gradguard/amp_skipped")
     assert sum(point.value for point in points) == 2
+    scales = events(tmp_path / "run").Scalars("gradguard/loss_scale")
+    assert scales[-1].value == 8.0 / 2 / 2
 
 
 class Dropping(Net):

@@ -13,6 +13,7 @@ COEFFICIENT_MIN = "gradguard/coefficient_min"
 CLIP_FRACTION = "gradguard/clip_fraction"
 NONFINITE_STEPS = "gradguard/nonfinite_steps"
 AMP_SKIPPED = "gradguard/amp_skipped"
+LOSS_SCALE = "gradguard/loss_scale"
 SKIPPED_STEPS = "gradguard/skipped_steps"
 THRESHOLD = "gradguard/threshold"
 
