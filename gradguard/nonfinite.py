@@ -106,7 +106,8 @@ class Gate:
         """
         self._in_a_row += 1
         most = self._settings.max_consecutive_skips
-        known = float(loss) if isinstance(loss, (Tensor, float)) else None
+        value = loss.detach() if isinstance(loss, Tensor) else loss
+        known = float(value) if isinstance(value, (Tensor, float)) else None
         where = self._dump(step, known, self._columns)
         raises = self._settings.action == "raise" or self._in_a_row > most
         if raises or self._in_a_row == 1:
