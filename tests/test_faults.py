@@ -4,7 +4,6 @@ A run with bad batches among the others must end in the weights of a run without
 the bit. Where a gradient scaler takes part it skips by itself (`test_nonfinite.py`).
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,7 +33,8 @@ def trained(path: Path, row: Row, batches: Callable[[], list[Tensor]]) -> Any:
     seed_everything(7, verbose=False)
     model = row.make()
     model.batches = batches
-    guard = partial(row.guard, on_nonfinite="skip", max_consecutive_skips=100)
+    make: Any = row.guard  # GradGuard, or a partial of it
+    guard = partial(make, on_nonfinite="skip", max_consecutive_skips=100)
     replace(row, guard=guard).trainer(path).fit(model)
     return model
 
