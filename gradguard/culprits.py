@@ -73,7 +73,8 @@ def advice(loss: float | None, said: str) -> str:
     """Return what to try, given the loss, None if unknown, and what `culprits` said."""
     if loss is not None and not math.isfinite(loss):
         return (
-            f"loss {loss}: the forward pass broke, so look at this batch, and for "
+            f"loss {loss}: the forward pass broke; if norms grew over the steps before, "
+            "clip or lower the learning rate, else look at this batch, and for "
             "logarithms, divisions and exponentials"
         )
     if "overflow" in said:
