@@ -68,8 +68,10 @@ class Ledger:
     def see_before(self, scale: Tensor | None) -> None:
         """Take the norms now as those before clipping, divided by the loss scale."""
         self._before = None
+        if self._policies:
+            return  # measured in the pass that clips
         gradients = self.columns.gradients()
-        if gradients and not self._policies:
+        if gradients:
             norms = self.columns.row(gradients.norms())
             self._before = unscaled(norms, scale)
 
