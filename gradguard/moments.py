@@ -2,8 +2,9 @@
 
 *Before*: gradients are complete and nobody has touched them. *After*: the instant before
 the optimizer changes the parameters. Lightning has a hook for the first in the plain case
-only, and none for the second. No class of Lightning is imported here and none is patched,
-so this holds for `lightning.pytorch` and for `pytorch_lightning`.
+only, and none for the second. No class of Lightning is imported here or patched, so this
+holds for `lightning.pytorch` and for `pytorch_lightning`; see `at_clip_call` for the one
+method of an object that is shadowed.
 """
 
 from collections.abc import Callable, Iterable
