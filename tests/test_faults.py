@@ -29,10 +29,16 @@ ROWS = [
 ]
 
 
-def trained(path: Path, row: Row, batches: Callable[[], list[Tensor]]) -> Any:
+def trained(
+    path: Path,
+    row: Row,
+    batches: Callable[[], list[Tensor]],
+    prepare: Callable[[Any], None] = lambda _: None,
+) -> Any:
     seed_everything(7, verbose=False)
     model = row.make()
     model.batches = batches
+    prepare(model)
     make: Any = row.guard  # GradGuard, or a partial of it
     guard = partial(make, on_nonfinite="skip", max_consecutive_skips=100)
     replace(row, guard=guard).trainer(path).fit(model)
@@ -60,3 +66,33 @@ def test_skipped_step_has_never_been(tmp_path: Path, row: Row, value: float) -> 
         assert torch.equal(one, other)
     runs = read_optimizers(tmp_path / "bad" / "run").values()
     assert all(run.refused.any() for run in runs)
+
+
+HUGE, TINY = 1e30, 1e-40
+
+
+@pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning:torch._"
+)
+@pytest.mark.parametrize("factor", [HUGE, TINY])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_finite_gradient_of_any_size_is_not_skipped(
+    tmp_path: Path, row: Row, factor: float
+) -> None:
+    batches = row.make().batches()[:4]
+
+    def scaled(model: Any) -> None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(lambda g: g * factor if at_last(model) else g)
+
+    def at_last(model: Any) -> bool:
+        return bool(model.trainer.fit_loop.epoch_loop.batch_idx == len(batches) - 1)
+
+    trained(tmp_path, row, lambda: batches, prepare=scaled)
+
+    for run in read_optimizers(tmp_path / "run").values():
+        assert not run.refused[~run.nonfinite].any()
+        smallest, largest = run.total_before.min(), run.total_before.max()
+        assert largest > HUGE / 1e6 if factor == HUGE else smallest < TINY * 1e6
