@@ -182,7 +182,7 @@ def train(
     """
     from rich.console import Console
 
-    from gradguard.layers import clip_list, resolve
+    from gradguard.settings import clip_list, resolve
 
     shorthands = {
         "trainer.accelerator": accelerator,

@@ -29,12 +29,7 @@ def cautions(trainer: Any, module: Any, policies: Sequence[Policy]) -> Iterator[
             f"{type(module).__name__}.configure_gradient_clipping, so `before` is what "
             "that leaves: let one of them clip"
         )
-    held = {p for optimizer in trainer.optimizers for p in parameters_of(optimizer)}
-    free = [
-        name
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad and parameter not in held
-    ]
+    free = unoptimized(trainer, module)
     if free:
         more = f" and {len(free) - _MAX_NAMED} more" if free[_MAX_NAMED:] else ""
         yield (
@@ -42,6 +37,27 @@ def cautions(trainer: Any, module: Any, policies: Sequence[Policy]) -> Iterator[
             "trains or records them: give them to one in configure_optimizers, or "
             "freeze them with requires_grad_(False)"
         )
+
+
+def unoptimized(trainer: Any, module: Any) -> tuple[str, ...]:
+    """Return the names of trainable parameters that no optimizer holds."""
+    held = {p for optimizer in trainer.optimizers for p in parameters_of(optimizer)}
+    return tuple(
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and parameter not in held
+    )
+
+
+def clip_in_words(trainer: Any, policies: Sequence[Policy]) -> str:
+    """Return what clips, as one would write it in code, "" for nothing known."""
+    if policies or not trainer.gradient_clip_val:
+        return in_words(policies)
+    algorithm = getattr(trainer.gradient_clip_algorithm, "value", None) or "norm"
+    return (
+        f"Trainer(gradient_clip_val={trainer.gradient_clip_val}, "
+        f"gradient_clip_algorithm={str(algorithm)!r})"
+    )
 
 
 def clips_scaled(optimizer: object) -> str:

@@ -24,10 +24,10 @@ from gradguard.callback import GradGuard
 from gradguard.clipping import ClipNorm, ClipValue, Policy
 from gradguard.config import MODELS, Clip, Experiment, import_class
 from gradguard.errors import ConfigError, Interrupted
-from gradguard.layers import dump
 from gradguard.preflight import require_resumable, require_writable
 from gradguard.progress import Progress
 from gradguard.record import Records
+from gradguard.settings import dump
 from gradguard.tensorboard.reader import read_run
 
 if TYPE_CHECKING:  # scikit-learn takes a second, for the data that is asked for only

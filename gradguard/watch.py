@@ -10,9 +10,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradguard.by_name import check
-from gradguard.cautions import cautions, clips_scaled, clips_too
+from gradguard.cautions import (
+    cautions,
+    clip_in_words,
+    clips_scaled,
+    clips_too,
+    unoptimized,
+)
 from gradguard.clipper import Clipper
-from gradguard.clipping import Policy, State, in_words
+from gradguard.clipping import Policy, State
 from gradguard.columns import Columns, parameters_of
 from gradguard.deepspeed import ENGINE_STEP, Fragments, at_engine_step, engine_of
 from gradguard.dump import Dump
@@ -164,7 +170,12 @@ class Watch:
         ledger = Ledger(optimizer, clipper, interval, gate)
         optimizers = self._trainer.optimizers
         label = f"optimizer_{optimizers.index(optimizer)}" if optimizers[1:] else ""
-        schema = Schema(columns.names, label, in_words(self._policies))
+        schema = Schema(
+            columns.names,
+            label,
+            clip_in_words(self._trainer, self._policies),
+            unoptimized(self._trainer, self._module),
+        )
         self._ledgers[optimizer], self._schemas[optimizer] = ledger, schema
         return ledger
 

@@ -12,7 +12,7 @@ import typer
 
 from gradguard import __version__
 from gradguard.cli import app, main
-from gradguard.layers import resolve
+from gradguard.settings import resolve
 
 # Says, once a command has ended, what it imported and how much CPU time it took.
 # Not pydantic: Typer itself reads even --help through it, in some 20 ms.
@@ -230,7 +230,7 @@ def test_bug_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) ->
     def resolve(**_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gradguard.layers.resolve", resolve)
+    monkeypatch.setattr("gradguard.settings.resolve", resolve)
 
     with pytest.raises(ZeroDivisionError):
         call("train", "--model", "srn")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gradguard.config import Experiment
 from gradguard.errors import ConfigError
-from gradguard.layers import clip_list, dump, parse, resolve
 from gradguard.mistakes import nearest
+from gradguard.settings import clip_list, dump, parse, resolve
 
 SETTINGS = [
     "",

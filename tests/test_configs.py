@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gradguard.experiment import run
-from gradguard.layers import bundled, resolve
+from gradguard.settings import bundled, resolve
 
 FOLDER = Path(str(files("gradguard.configs")))
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))

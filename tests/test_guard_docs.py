@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gradguard
-from gradguard.layers import parse, resolve
+from gradguard.settings import parse, resolve
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/guard.md").read_text()

@@ -27,8 +27,10 @@ HOUSE = {
     "by_name": ("torch", "norms clipping"),
     "moments": ("torch", ""),
     "record": ("numpy", ""),
+    "recording": ("numpy", "record"),
+    "health": ("numpy", "record recording"),
     "buffer": ("numpy torch", "record"),
-    "tensorboard": ("numpy tensorboard werkzeug", "record"),
+    "tensorboard": ("numpy tensorboard werkzeug", "record recording"),
     "recorder": ("torch", "record tensorboard"),
     "sharding": ("torch", "record"),
     "columns": ("torch", "norms record sharding"),
@@ -52,16 +54,21 @@ HOUSE = {
     "data": ("lightning numpy sklearn torch", ""),
     "mistakes": ("pydantic pydantic_core", ""),
     "config": ("lightning pydantic", "errors mistakes"),
-    "layers": ("yaml", "errors mistakes config"),
+    "settings": ("yaml", "errors mistakes config"),
     "preflight": ("lightning torch", "errors"),
     "progress": ("lightning", ""),
     "experiment": (
         "lightning numpy",
         "errors clipping adaptive agc by_name record tensorboard callback models data "
-        "config layers preflight progress",
+        "config settings preflight progress",
     ),
     "summary": ("numpy rich", "record experiment"),
-    "cli": ("rich typer", "errors layers experiment summary"),
+    "report": (
+        "matplotlib numpy plotly rich",
+        "errors record recording health tensorboard settings",
+    ),
+    "reproduction": ("matplotlib numpy", "errors record recording health report"),
+    "cli": ("rich typer", "errors settings experiment summary report"),
     "__main__": ("", "cli"),
 }
 EVERYWHERE = {"typing_extensions"}

@@ -16,7 +16,7 @@ from gradguard.tensorboard.reader import read_run
 SCRIPT = """
 import sys
 from gradguard.experiment import run
-from gradguard.layers import resolve
+from gradguard.settings import resolve
 
 log_dir, resume = sys.argv[1:]
 experiment = resolve(

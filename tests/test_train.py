@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gradguard.errors import ConfigError
 from gradguard.experiment import Outcome, run
-from gradguard.layers import resolve
+from gradguard.settings import resolve
 from gradguard.summary import show
 from gradguard.tensorboard.reader import read_run
 

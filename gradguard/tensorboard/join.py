@@ -1,4 +1,4 @@
-"""The buffers a run was written in, put together to its records."""
+"""The buffers a run was written in, put together to its recording."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.record import MISSING, Floats, Records, from_stored
+from gradguard.recording import ClipInForce, Recording
 from gradguard.tensorboard.tags import Schema
 
 
@@ -27,13 +28,18 @@ class Write(NamedTuple):
     loss: Floats
 
 
-def join(writes: list[Write]) -> Records:
+def join(writes: list[Write]) -> Recording:
     """Put one optimizer's writes in order, over the union of their parameters.
 
     Args:
         writes: At least one, in the order they were made: of a step written twice, the
             last counts.
     """
+    unoptimized = writes[-1].schema.unoptimized
+    return Recording(_records(writes), _clips(writes), unoptimized)
+
+
+def _records(writes: list[Write]) -> Records:
     # The newest list leads: parameters are added in mid-fit, in their place in the model.
     names = tuple(
         dict.fromkeys(name for write in reversed(writes) for name in write.schema.names)
@@ -64,6 +70,15 @@ def _spread(
         wide[:, columns] = norms
         norms = wide
     return steps, norms, loss
+
+
+def _clips(writes: list[Write]) -> tuple[ClipInForce, ...]:
+    """Return at which steps the clip changed, and to what."""
+    clips: list[ClipInForce] = []
+    for write in writes:
+        if write.steps.size and (not clips or clips[-1].text != write.schema.clip):
+            clips.append(ClipInForce(int(write.steps[0]), write.schema.clip))
+    return tuple(clips)
 
 
 def _concatenated(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:

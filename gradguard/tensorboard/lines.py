@@ -1,12 +1,12 @@
 """Records in, the points of the page's line charts out, few enough to draw."""
 
-import re
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.record import MISSING, Records
+from gradguard.recording import ClipInForce
 from gradguard.tensorboard.heat import bin_starts
 from gradguard.tensorboard.highlights import highlights, worst
 from gradguard.tensorboard.series import Run
@@ -14,8 +14,6 @@ from gradguard.tensorboard.series import Run
 # Bins over which the share of clipped steps is taken: enough to see it change, few
 # enough to be shares of something.
 _FRACTION_BINS = 50
-
-_THRESHOLD = re.compile(r"ClipNorm\(max_norm=([^,)]+), per_parameter=(True|False)\)")
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def summary(run: Run) -> dict[str, Any]:
         "recorded": len(records.steps),
         "writes": run.writes,
         "writes_read": run.writes_read,
-        "clips": [clip(step, text) for step, text in run.clips],
+        "clips": [clip(in_force) for in_force in run.recording.clips],
         "clip_fraction": records.clip_fraction,
         "nonfinite_steps": int(records.nonfinite.sum()),
         "worst": times,
@@ -38,14 +36,13 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def clip(step: int, text: str) -> dict[str, Any]:
-    """Return the policies from a step on: in words, and the norm they let through."""
-    found = _THRESHOLD.search(text)
+def clip(in_force: ClipInForce) -> dict[str, Any]:
+    """Return what clips from a step on: in words, and the norm it lets through."""
     return {
-        "step": step,
-        "text": text,
-        "threshold": float(found[1]) if found else None,
-        "per_parameter": found is not None and found[2] == "True",
+        "step": in_force.step,
+        "text": in_force.text,
+        "threshold": in_force.max_norm,
+        "per_parameter": in_force.per_parameter,
     }
 
 

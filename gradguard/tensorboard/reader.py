@@ -12,6 +12,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_INT64
 
 from gradguard.record import Records
+from gradguard.recording import Recording
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.join import Write, join
 from gradguard.tensorboard.tags import Schema
@@ -48,6 +49,16 @@ def read_run(path: str | Path, optimizer: str | None = None) -> Records:
 
 def read_optimizers(path: str | Path) -> dict[str, Records]:
     """Return the records of a run directory by optimizer; a single one is called "".
+
+    Raises:
+        ValueError: If the directory holds no records of gradguard.
+    """
+    recordings = read_recordings(path)
+    return {optimizer: recording.records for optimizer, recording in recordings.items()}
+
+
+def read_recordings(path: str | Path) -> dict[str, Recording]:
+    """Return all that gradguard wrote into a run directory, by optimizer.
 
     Raises:
         ValueError: If the directory holds no records of gradguard.

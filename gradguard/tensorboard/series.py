@@ -11,6 +11,7 @@ from tensorboard.data.provider import DataProvider, RunTagFilter, TensorDatum
 from tensorboard.errors import NotFoundError
 
 from gradguard.record import Doubles, Floats, Records
+from gradguard.recording import Recording
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.join import Write, join
 from gradguard.tensorboard.tags import Schema
@@ -42,16 +43,19 @@ class Run:
     """The records of a source, and what the page asks of them more than once.
 
     Attributes:
-        records: At most `LARGEST_READ` bytes of norms.
-        clips: From which step on which policies clipped, in words, in order of writing.
+        recording: At most `LARGEST_READ` bytes of norms, and what goes with them.
         writes: Number of writes in the run.
-        writes_read: How many of them `records` holds.
+        writes_read: How many of them `recording` holds.
     """
 
-    records: Records
-    clips: tuple[tuple[int, str], ...]
+    recording: Recording
     writes: int
     writes_read: int
+
+    @property
+    def records(self) -> Records:
+        """Norms and loss, step by step."""
+        return self.recording.records
 
     @property
     def nbytes(self) -> int:
@@ -170,9 +174,7 @@ class Library:
         if not dated:
             raise NotFoundError(f"no record of {_named(source)} is readable.")
         writes = [write for _, write in sorted(dated, key=lambda pair: pair[0])]
-        return Run(
-            join(writes), _clips(writes), sum(map(len, steps.values())), len(writes)
-        )
+        return Run(join(writes), sum(map(len, steps.values())), len(writes))
 
     def _forget_but(self, key: tuple[str, Source, float]) -> None:
         """Drop older versions of a run just read, then the longest unused runs."""
@@ -236,12 +238,3 @@ def _writes(
         ):
             writes.append((datum, write))
     return writes
-
-
-def _clips(writes: list[Write]) -> tuple[tuple[int, str], ...]:
-    """Return at which steps the policies changed, and to what."""
-    clips: list[tuple[int, str]] = []
-    for write in writes:
-        if write.steps.size and (not clips or clips[-1][1] != write.schema.clip):
-            clips.append((int(write.steps[0]), write.schema.clip))
-    return tuple(clips)

@@ -45,12 +45,14 @@ class Schema:
     Attributes:
         names: Parameter names in model order.
         optimizer: Name of the optimizer that holds them; empty where it is the only one.
-        clip: The policies in force, in words; empty where gradguard only observes.
+        clip: The policies, or the Trainer's clip, in code; empty where neither clips.
+        unoptimized: Trainable parameters that no optimizer holds.
     """
 
     names: tuple[str, ...]
     optimizer: str = ""
     clip: str = ""
+    unoptimized: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """Return the schema as the content of the plugin's metadata."""
@@ -60,7 +62,12 @@ class Schema:
     def decode(cls, content: bytes) -> "Schema":
         """Return the schema that `encode` wrote."""
         fields = json.loads(content)
-        return cls(tuple(fields["names"]), fields["optimizer"], fields["clip"])
+        return cls(
+            tuple(fields["names"]),
+            fields["optimizer"],
+            fields["clip"],
+            tuple(fields["unoptimized"]),
+        )
 
     @property
     def suffix(self) -> str:

@@ -1,0 +1,1 @@
+"""A recording in, what is wrong with it out, in words. Knows arrays only."""

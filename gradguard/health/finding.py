@@ -1,0 +1,31 @@
+"""What a diagnosis is made of."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# An error: the run cannot be used. A warning: it will not learn what it could. A note:
+# worth knowing, nothing may be wrong.
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is the matter with a run.
+
+    Attributes:
+        kind: Which one, a word such as "exploding"; docs/health.md lists them.
+        severity: How bad it is.
+        text: What was seen, with its numbers, a sentence or two.
+        advice: What to try, a sentence or two.
+        step: Where to look: optimizer steps completed before; None if nowhere special.
+        parameter: The parameter most concerned; None if none is.
+        numbers: The evidence, by name.
+    """
+
+    kind: str
+    severity: Severity
+    text: str
+    advice: str
+    step: int | None = None
+    parameter: str | None = None
+    numbers: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Run directories in; a table, JSON, a page and pictures out, run beside run."""

@@ -1,0 +1,1 @@
+"""Every experiment of the source documents: what they claim, what comes out."""
