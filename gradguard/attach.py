@@ -9,6 +9,7 @@ not set, nothing else is imported here.
 """
 
 import os
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ VARIABLE = "GRADGUARD"
 
 _OFF = ("", "0")
 _ON = "1"
-_OPTIONS = {
+_OPTIONS: dict[str, Callable[[str], Any]] = {
     "clip_norm": float,
     "clip_value": float,
     "every_n_steps": int,
@@ -27,6 +28,7 @@ _OPTIONS = {
     "on_nonfinite": str,
     "max_consecutive_skips": int,
     "dump_dir": str,
+    "layer_statistics": {"true": True, "false": False}.__getitem__,
 }
 
 
@@ -37,7 +39,7 @@ def callbacks() -> "list[GradGuard]":
     are given, norm comes first. `0` is as good as nothing.
 
     Raises:
-        ValueError: If an option is unknown or its value is no number.
+        ValueError: If an option is unknown or its value is none it can have.
     """
     asked = os.environ.get(VARIABLE, "")
     if asked in _OFF:
@@ -58,7 +60,8 @@ def _option(text: str) -> tuple[str, Any]:
         raise ValueError(f"{VARIABLE} has no option {key!r}; did you mean {near!r}?")
     try:
         return key, _OPTIONS[key](value)
-    except ValueError:
+    except (ValueError, KeyError) as error:
+        kind = "true or false" if isinstance(error, KeyError) else "a number"
         raise ValueError(
-            f"{VARIABLE} expects a number for {key}, got {value!r}"
+            f"{VARIABLE} expects {kind} for {key}, got {value!r}"
         ) from None

@@ -54,6 +54,9 @@ class GradGuard(Callback):
                                      and after, at every step of the interval
     `gradguard/steps/<hash>`         tensor `[K]`: optimizer steps completed before
     `gradguard/loss/<hash>`          tensor `[K]`: loss of the step's last batch
+    `gradguard/epochs/<hash>`        with `layer_statistics`: tensor `[E, P, 6]`, what
+                                     `gradguard.recording.Epochs` holds
+    `gradguard/epoch_numbers/<hash>` tensor `[E]`: -1 before training, then 0, 1, ...
     `gradients/<parameter>`          a norm at the last step, in the runs `before` and
                                      `after` below the run, up to `max_scalars`
     ================================ ===============================================
@@ -80,6 +83,9 @@ class GradGuard(Callback):
         max_consecutive_skips: After so many skips in a row, the next one raises.
         dump_dir: Where to save batch, weights, random state and a count of bad elements
             of the first bad step, to run it again. None saves nothing.
+        layer_statistics: Also write, for each parameter, mean and standard deviation of
+            weights and gradients, mean |gradient| and how far the update moved the
+            weights: before training and at the end of each epoch.
 
     Raises:
         TypeError: If `clip` holds something that is not a policy.
@@ -95,7 +101,7 @@ class GradGuard(Callback):
         >>> clipper = GradGuard(clip=ClipNorm(5.0))  # Trainer(callbacks=[clipper])
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the options of the product)
         self,
         clip: Clip = None,
         *,
@@ -104,6 +110,7 @@ class GradGuard(Callback):
         on_nonfinite: Action = "record",
         max_consecutive_skips: int = 10,
         dump_dir: str | Path | None = None,
+        layer_statistics: bool = False,
     ) -> None:
         self.policies = in_order(clip)
         if every_n_steps < 1:
@@ -112,6 +119,7 @@ class GradGuard(Callback):
             raise ValueError(f"max_scalars must not be negative, got {max_scalars!r}")
         self.every_n_steps = every_n_steps
         self.max_scalars = max_scalars
+        self.layer_statistics = layer_statistics
         self.on_nonfinite = OnNonFinite(
             on_nonfinite,
             max_consecutive_skips,
@@ -141,7 +149,13 @@ class GradGuard(Callback):
             trainer, every_n_steps=self.every_n_steps, max_scalars=self.max_scalars
         )
         self._watch = Watch(
-            trainer, pl_module, self, self.policies, recorder, self.on_nonfinite
+            trainer,
+            pl_module,
+            self,
+            self.policies,
+            recorder,
+            self.on_nonfinite,
+            layer_statistics=self.layer_statistics,
         )
         if trainer.global_step:  # training goes on, here or from a checkpoint
             self._watch.load_state_dict(self._learned)
@@ -180,6 +194,11 @@ class GradGuard(Callback):
         if self._watch:
             loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
             self._watch.see_batch_end(loss if isinstance(loss, Tensor) else None)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._watch:
+            self._watch.see_epoch_end()
 
     @override
     def on_save_checkpoint(

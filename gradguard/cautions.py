@@ -76,3 +76,11 @@ def clips_too(policies: Sequence[Policy]) -> str:
         f"clip_gradients was called where GradGuard(clip={in_words(policies)}) clips "
         "as well, so `before` is what that call leaves: let one of them clip"
     )
+
+
+def no_statistics() -> str:
+    """Return what to say of statistics by epoch where DeepSpeed holds the weights."""
+    return (
+        "GradGuard(layer_statistics=True) writes none under DeepSpeed, whose engine "
+        "keeps weights and gradients in fragments of its own; norms are recorded"
+    )

@@ -157,6 +157,7 @@ class Experiment(Section):
         clip: Policies in the order they are applied.
         on_nonfinite: What to do with a step whose gradients hold a NaN or an Inf.
         max_consecutive_skips: Skips in a row after which the next one raises.
+        layer_statistics: Whether to record weights and gradients by epoch.
         trainer: Options of the Trainer.
         seed: Seeds weights and shuffling.
         log_dir: Where the runs of all experiments are.
@@ -168,6 +169,7 @@ class Experiment(Section):
     clip: list[Clip] = []
     on_nonfinite: Literal["record", "skip", "raise"] = "record"
     max_consecutive_skips: PositiveInt = 10
+    layer_statistics: bool = False
     trainer: TrainerOptions = TrainerOptions()
     seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
     log_dir: Annotated[str, Field(min_length=1)] = "runs"

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from gradguard.record import Records, thinned
+from gradguard.recording import Epochs
 from gradguard.tensorboard.tags import Schema
 from gradguard.tensorboard.writer import EventWriter, interval_scalars
 
@@ -53,6 +54,11 @@ class Recorder:
             writer.write(schema, kept, scalars)
         for logger in self._loggers:
             logger.log_metrics(scalars, step=int(records.steps[-1]))
+
+    def write_epochs(self, schema: Schema, epochs: Epochs, *, step: int) -> None:
+        """Write statistics by epoch; to event files only, others have no place for them."""
+        for writer in self._writers:
+            writer.write_epochs(schema, epochs, step)
 
     def flush(self) -> None:
         """Wait until everything written to event files is in them."""

@@ -55,10 +55,11 @@ class Epochs:
     """Statistics of `P` parameters at `E` moments: before the first epoch, after each.
 
     Means and standard deviations are over the elements of a parameter, the deviation
-    that of the population. A gradient is the last one applied in the epoch (at epoch -1
-    the first one of the run), as it was after clipping. The update ratio is
-    ||new weight - old weight|| / ||old weight|| of that step. NaN where something is
-    not known.
+    that of the population. A gradient is that of the update in the epoch's last batch
+    (at epoch -1 of the run's first update), as it was after clipping. The update ratio
+    is ||new weight - old weight|| / ||old weight|| of that step, Inf where the old
+    weight is zero. NaN where something is not known: there is no gradient, the update
+    was skipped, or the epoch ended before its last batch.
 
     Attributes:
         names: Parameter names in model order, `[P]`.

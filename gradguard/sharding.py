@@ -48,14 +48,24 @@ class Shards:
         """
         squares = norms.double().square()
         present = (~(norms < 0)).double()
-        both = torch.stack([squares * present, present])
-        for group, positions in self._members:
-            part = both[:, positions]
-            distributed.all_reduce(part, group=group)
-            both[:, positions] = part
-        whole = torch.where(both[1] > 0, both[0].sqrt(), MISSING)
+        added, holders = self.add(torch.stack([squares * present, present]))
+        whole = torch.where(holders > 0, added.sqrt(), MISSING)
         # The dtype must not depend on a rank's own shards: coefficients would differ.
         return whole if self._exact else whole.float()
+
+    @torch.no_grad()
+    def add(self, parts: Tensor) -> Tensor:
+        """Return the sums over the shards of what this rank knows of its own.
+
+        Args:
+            parts: `[..., P]`; left as it is.
+        """
+        sums = parts.clone()
+        for group, positions in self._members:
+            part = sums[..., positions]
+            distributed.all_reduce(part, group=group)
+            sums[..., positions] = part
+        return sums
 
 
 def local(tensor: Tensor) -> Tensor:

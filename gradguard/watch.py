@@ -15,6 +15,7 @@ from gradguard.cautions import (
     clip_in_words,
     clips_scaled,
     clips_too,
+    no_statistics,
     unoptimized,
 )
 from gradguard.clipper import Clipper
@@ -22,6 +23,7 @@ from gradguard.clipping import Policy, State
 from gradguard.columns import Columns, parameters_of
 from gradguard.deepspeed import ENGINE_STEP, Fragments, at_engine_step, engine_of
 from gradguard.dump import Dump
+from gradguard.epochs import EpochRows
 from gradguard.ledger import Ledger
 from gradguard.moments import (
     BACKWARD_END,
@@ -54,9 +56,10 @@ class Watch:
         policies: What clips; empty observes.
         recorder: Where the records go.
         on_nonfinite: What to do with an update that is not finite.
+        layer_statistics: Whether to measure weights and gradients by epoch.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (all that a fit is made of)
         self,
         trainer: Any,
         module: Any,
@@ -64,6 +67,8 @@ class Watch:
         policies: Sequence[Policy],
         recorder: Recorder,
         on_nonfinite: OnNonFinite,
+        *,
+        layer_statistics: bool = False,
     ) -> None:
         self._trainer = trainer
         self._module = module
@@ -81,11 +86,15 @@ class Watch:
         check(policies, list(self._names.values()))
         self._ledgers: dict[Optimizer, Ledger] = {}
         self._schemas: dict[Optimizer, Schema] = {}
+        self._layer_statistics = layer_statistics
+        self._epochs: dict[Optimizer, EpochRows] = {}
         self._undo: list[Callable[[], None]] = []
         self._forget_raw_backward: Callable[[], None] | None = None
         engine = engine_of(trainer, policies, on_nonfinite=on_nonfinite.action)
         if engine is not None:
             self.before_moment = ENGINE_STEP
+            if layer_statistics:
+                self._say(no_statistics())
             ledger = self._open(engine.optimizer, Fragments(engine, self._names))
             self._undo.append(
                 at_engine_step(engine, ledger, lambda: int(trainer.global_step))
@@ -128,9 +137,16 @@ class Watch:
 
     def see_batch_end(self, loss: Tensor | None) -> None:
         """Note the loss, and write what is due."""
+        for rows in self._epochs.values():
+            rows.see_updated()
         for optimizer, ledger in self._ledgers.items():
             if ledger.see_batch_end(loss):
                 self._write(optimizer)
+
+    def see_epoch_end(self) -> None:
+        """Measure the weights; the next write takes them along."""
+        for rows in self._epochs.values():
+            rows.see_epoch_end()
 
     def write(self) -> None:
         """Write everything measured so far, through to the files."""
@@ -162,6 +178,10 @@ class Watch:
             parameters = parameters_of(optimizer)
             shards = Shards(parameters, self._module)
             columns = Columns(parameters, self._names, shards)
+            if self._layer_statistics:
+                self._epochs[optimizer] = EpochRows(
+                    self._trainer, optimizer, columns, shards
+                )
         clipper = Clipper.over(columns, self._policies)
         interval = self._trainer.log_every_n_steps or _STEPS_PER_WRITE
         gate = None
@@ -206,6 +226,8 @@ class Watch:
             ledger = self._open(optimizer)
             ledger.clipper.load_state_dict(learned)
         ledger.see_update(self._trainer.global_step, loss)
+        if optimizer in self._epochs:
+            self._epochs[optimizer].see_update()
 
     def _write(self, optimizer: Optimizer) -> None:
         records = self._ledgers[optimizer].drain()
@@ -213,6 +235,11 @@ class Watch:
             self._recorder.write(
                 self._schemas[optimizer], records, self._in_force(optimizer)
             )
+        rows = self._epochs.get(optimizer)
+        epochs = rows.drain() if rows else None
+        if epochs is not None:
+            step = self._trainer.global_step
+            self._recorder.write_epochs(self._schemas[optimizer], epochs, step=step)
 
     def _in_force(self, optimizer: Optimizer) -> dict[str, float | Tensor]:
         """Return the thresholds and the loss scale as they are now, by tag."""

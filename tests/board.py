@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from gradguard.record import Records, from_stored
+from gradguard.recording import STATISTICS, Epochs
 from gradguard.tensorboard.tags import Schema
 from gradguard.tensorboard.writer import EventWriter
 
@@ -112,14 +113,32 @@ def records(
     )
 
 
-def write(run: Path, *parts: Records, clip: str = "", optimizer: str = "") -> None:
-    """Write each part as one event of a run."""
+def write(
+    run: Path,
+    *parts: Records,
+    clip: str = "",
+    optimizer: str = "",
+    epochs: Epochs | None = None,
+) -> None:
+    """Write each part as one event of a run, and the epochs after the last."""
     sink = EventFileWriter(str(run))
     writer = EventWriter(sink, run, max_scalars=50)
     for part in parts:
         writer.write(Schema(part.names, optimizer, clip), part, {})
+    if epochs:
+        step = int(parts[-1].steps[-1]) + 1
+        writer.write_epochs(Schema(epochs.names, optimizer, clip), epochs, step)
     writer.close()
     sink.close()
+
+
+def some_epochs(names: tuple[str, ...], *, first: int = -1, last: int = 5) -> Epochs:
+    """Return made-up statistics by epoch, each number another; the start lacks a ratio."""
+    numbers = np.arange(first, last + 1)
+    shape = (len(numbers), len(names), len(STATISTICS))
+    values = 1 + np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    values[numbers < 0, :, STATISTICS.index("update_ratio")] = np.inf
+    return Epochs(names, numbers, values)
 
 
 def thousand_with_a_spike(run: Path, *, step: int, column: int) -> None:

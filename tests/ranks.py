@@ -211,7 +211,9 @@ def fit(directory: Path, name: str) -> None:
     if mode.clip and not mode.own and not mode.manual:
         options["gradient_clip_val"] = THRESHOLD[mode.clip]
         options["gradient_clip_algorithm"] = mode.clip
-    guard = GradGuard(clip=policy[mode.clip] if mode.own else None)
+    guard = GradGuard(
+        clip=policy[mode.clip] if mode.own else None, layer_statistics=True
+    )
     trainer = Trainer(
         accelerator="cpu",
         devices=mode.processes // mode.nodes,

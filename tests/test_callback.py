@@ -242,7 +242,8 @@ def test_loss_of_each_step_is_recorded(tmp_path: Path) -> None:
 
 def test_documented_table_is_what_is_written(tmp_path: Path) -> None:
     scaler = MixedPrecision("16-mixed", "cpu", GradScaler("cpu", init_scale=8.0))
-    fit(tmp_path, GradGuard(clip=ClipNorm(0.1)), plugins=[scaler])
+    guard = GradGuard(clip=ClipNorm(0.1), layer_statistics=True)
+    fit(tmp_path, guard, plugins=[scaler])
 
     _, table, _ = re.split(r"^ +=+ =+$", GradGuard.__doc__ or "", flags=re.MULTILINE)
     documented = set(re.findall(r"^    `(\S+)` ", table, re.MULTILINE))

@@ -18,7 +18,7 @@ from ranks import ALONE, MODES, STEPS, THRESHOLD, Mode, Net, batch
 from test_modes import rows_below
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from gradguard.tensorboard.reader import read_run
+from gradguard.tensorboard.reader import read_recordings, read_run
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 TWO = [name for name, mode in MODES.items() if mode.processes == 2]
@@ -59,12 +59,15 @@ def data_ranks(mode: Mode) -> int:
 
 
 @cache
-def plain_loop(mode: Mode) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Train on the batches of all ranks together; return the norms before and after."""
+def plain_loop(mode: Mode) -> tuple[NDArray[np.float64], ...]:
+    """Train on the batches of all ranks together.
+
+    Return the norms before and after, and the statistics at the start and the end.
+    """
     model = Net(mode)
     parameters = list(model.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.5, momentum=0.9)
-    before, after = [], []
+    before, after, rows = [], [], []
     num_batches = mode.accumulate * data_ranks(mode)
 
     def norms() -> list[float]:
@@ -72,6 +75,25 @@ def plain_loop(mode: Mode) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             np.nan if p.grad is None else float(p.grad.double().norm())
             for p in parameters
         ]
+
+    def statistics() -> NDArray[np.float64]:
+        """Take the step; return what is known of the weights before, and of it."""
+        old = [p.detach().double() for p in parameters]
+        gradients = [
+            torch.full((1,), torch.nan) if p.grad is None else p.grad.double()
+            for p in parameters
+        ]
+        optimizer.step()
+        return np.array(
+            [
+                [
+                    *(w.mean(), w.std(correction=0)),
+                    *(g.mean(), g.std(correction=0), g.abs().mean()),
+                    (p.detach() - w).norm() / w.norm(),
+                ]
+                for w, g, p in zip(old, gradients, parameters, strict=True)
+            ]
+        )
 
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -85,15 +107,19 @@ def plain_loop(mode: Mode) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         elif mode.clip == "value":
             clip_grad_value_(parameters, THRESHOLD["value"])
         after.append(norms())
-        optimizer.step()
-    return np.array(before), np.array(after)
+        rows.append(statistics())
+    last = rows[-1].copy()
+    last[:, :2] = [
+        [p.detach().mean(), p.detach().std(correction=0)] for p in parameters
+    ]
+    return np.array(before), np.array(after), np.array([rows[0], last])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODES)
 def test_norms_are_those_of_the_whole_gradients(runs: Path, name: str) -> None:
     mode = MODES[name]
-    before, after = plain_loop(mode._replace(precision="32-true"))
+    before, after, _ = plain_loop(mode._replace(precision="32-true"))
     tolerance = 4e-2 if mode.precision.startswith("bf16") else 1e-5
 
     run = read_run(runs / name)
@@ -102,6 +128,23 @@ def test_norms_are_those_of_the_whole_gradients(runs: Path, name: str) -> None:
     assert run.steps.tolist() == list(range(STEPS))
     np.testing.assert_allclose(run.before, before, rtol=tolerance)
     np.testing.assert_allclose(run.after, after, rtol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODES)
+def test_statistics_are_those_of_the_whole_parameters(runs: Path, name: str) -> None:
+    mode = MODES[name]
+    *_, expected = plain_loop(mode._replace(precision="32-true"))
+    size = np.nanmax(abs(expected), axis=1, keepdims=True)  # means may cancel
+    tolerance = 4e-2 if mode.precision.startswith("bf16") else 1e-5
+
+    epochs = read_recordings(runs / name)[""].epochs
+
+    assert epochs is not None
+    assert epochs.epochs.tolist() == [-1, 0]
+    np.testing.assert_allclose(
+        epochs.values / size, expected / size, rtol=0, atol=tolerance
+    )
 
 
 @pytest.mark.slow
@@ -140,7 +183,7 @@ def test_two_nodes_are_two_ranks(tmp_path: Path) -> None:
     ]
     errors = [node.communicate(timeout=120)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], errors[0][-4000:]
-    before, _ = plain_loop(Mode(clip="norm"))
+    before, *_ = plain_loop(Mode(clip="norm"))
 
     np.testing.assert_allclose(
         read_run(tmp_path / "ddp-two-nodes").before, before, rtol=1e-5
@@ -157,7 +200,7 @@ def test_spawned_processes_write_too(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    before, after = plain_loop(Mode(clip="norm"))
+    before, after, _ = plain_loop(Mode(clip="norm"))
 
     run = read_run(tmp_path / "ddp-spawn")
     np.testing.assert_allclose(run.before, before, rtol=1e-5)

@@ -10,14 +10,22 @@ from urllib.parse import quote, urlencode
 
 import numpy as np
 import pytest
-from board import LOADERS, Board, board, records, thousand_with_a_spike, write
+from board import (
+    LOADERS,
+    Board,
+    board,
+    records,
+    some_epochs,
+    thousand_with_a_spike,
+    write,
+)
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from gradguard.tensorboard.reader import read_run
+from gradguard.tensorboard.reader import read_recordings, read_run
 
 PATIENCE = 60  # seconds
 OPTIONS = (
@@ -172,7 +180,8 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calm = rng.lognormal(0, 0.1, (40, 12)) * 10.0 ** (-depth / 4)
     exploding = calm * np.where(steps == 30, 1e4, 1)
     exploding[35:, 3] = np.nan
-    write(logdir / "exploding", records(exploding))
+    parts = records(exploding)
+    write(logdir / "exploding", parts, epochs=some_epochs(parts.names))
     clip = "ClipNorm(max_norm=0.5, per_parameter=False)"
     total = np.sqrt((calm**2).sum(axis=1)).max()
     write(logdir / "clipped", records(calm, coefficient=0.5 / total), clip=clip)
@@ -251,6 +260,51 @@ def test_profile_shows_the_parameters_in_model_order(page: Page, logdir: Path) -
     assert norms == pytest.approx(read_run(logdir / "clipped").before[5].tolist())
 
 
+def test_statistics_by_epoch_are_a_line_for_each_parameter(
+    page: Page, logdir: Path
+) -> None:
+    page.open(run="exploding", statistic="gradient_mean_abs_after", filter="layer.[37]")
+    page.shoot("epochs")
+
+    epochs = read_recordings(logdir / "exploding")[""].epochs
+    assert epochs is not None
+    traces = page.traces("epochs")
+    assert list(traces) == ["layer.3.weight", "layer.7.weight"]
+    numbers, values = traces["layer.7.weight"]
+    assert numbers == [-1, 0, 1, 2, 3, 4, 5]
+    assert values == epochs["gradient_mean_abs_after"][:, 7].tolist()
+
+
+def test_statistic_by_epoch_is_chosen_and_kept_in_the_link(page: Page) -> None:
+    page.open(run="exploding")
+    assert (
+        page.run("return document.getElementById('epochs').layout.yaxis.type") == "log"
+    )
+
+    page.run(
+        """
+        const statistic = document.querySelector("[data-key=statistic]");
+        statistic.value = "weight_mean";
+        statistic.dispatchEvent(new Event("change"))"""
+    )
+    page.wait_until_drawn()
+
+    axis = "return document.getElementById('epochs').layout.yaxis.type"
+    assert page.run(axis) != "log"
+    assert "statistic%3Dweight_mean" in page.run("return window.parent.location.href")
+
+
+def test_run_without_statistics_by_epoch_shows_no_panel_for_them(page: Page) -> None:
+    page.open(run="exploding")
+    panels = [page.browser.find_element(By.ID, name) for name in ("epochs", "by-epoch")]
+    assert all(panel.is_displayed() for panel in panels)
+
+    page.open(run="clipped")
+
+    panels = [page.browser.find_element(By.ID, name) for name in ("epochs", "by-epoch")]
+    assert not any(panel.is_displayed() for panel in panels)
+
+
 def test_compared_runs_share_the_axes(page: Page) -> None:
     page.open(run="clipped", compare=["exploding"])
     page.shoot("compared")
@@ -303,7 +357,8 @@ def test_filter_that_is_no_regex_is_said_not_thrown(page: Page) -> None:
 def test_highlight_takes_you_there(page: Page) -> None:
     page.open(run="exploding")
     button = page.browser.find_element(By.CSS_SELECTOR, "#highlights button")
-    assert button.text.startswith("Step 35: First gradient that is NaN or Inf: layer.3")
+    assert button.text.startswith("Error: Step 35: The gradient is not finite")
+    assert "(NaN in layer.3.weight)" in button.text
 
     button.click()
     page.wait_until_drawn()

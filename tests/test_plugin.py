@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from board import LOADERS, Board, board, records, thousand_with_a_spike, write
+from board import (
+    LOADERS,
+    Board,
+    board,
+    records,
+    some_epochs,
+    thousand_with_a_spike,
+    write,
+)
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from gradguard.tensorboard.heat import PER_DECADE
+from gradguard.tensorboard.reader import read_recordings
 from gradguard.tensorboard.series import LARGEST_CACHE
 
 both_loaders = pytest.mark.parametrize("load_fast", LOADERS, ids=["fast", "slow"])
@@ -42,7 +51,8 @@ def served(
     """Ten steps of two parameters; another run with everything that may go wrong."""
     logdir = tmp_path_factory.mktemp("served") / "runs"
     plain = np.array([[10.0**step, 1.0] for step in range(10)])
-    write(logdir / "plain", records(plain, coefficient=0.5), clip=CLIP)
+    parts = records(plain, coefficient=0.5)
+    write(logdir / "plain", parts, clip=CLIP, epochs=some_epochs(parts.names))
     odd = np.array([[1.0, -1], [np.nan, -1], [np.inf, -1], [0.0, -1]])
     write(logdir / "odd", records(odd))
     with board(logdir, load_fast=request.param) as tensorboard:
@@ -96,6 +106,33 @@ def test_profile_is_that_of_the_last_step_recorded(served: Board) -> None:
     assert served.ask("profile", run="plain", step=999)["step"] == 9
 
 
+def test_epochs_are_those_of_the_events(served: Board) -> None:
+    names = ("layer.0.weight", "layer.1.weight")
+    written = some_epochs(names)
+
+    shown = served.ask("epochs", run="plain", rows="1;0", statistic="gradient_sd_after")
+
+    assert served.ask("summary", run="plain")["epochs"] == 7
+    assert shown["epochs"] == list(range(-1, 6))
+    assert shown["names"] == ["layer.1.weight", "layer.0.weight"]
+    assert shown["values"] == written["gradient_sd_after"].T[::-1].tolist()
+
+
+def test_statistic_that_is_no_number_is_left_out(served: Board) -> None:
+    shown = served.ask("epochs", run="plain", rows="0", statistic="update_ratio")
+
+    assert shown["values"][0][0] == "NaN"
+    assert np.isfinite(shown["values"][0][1:]).all()
+
+
+def test_run_without_epochs_says_so(served: Board) -> None:
+    query = {"run": "odd", "rows": "0", "statistic": "weight_sd"}
+    status, body = served.get("data/plugin/gradguard/epochs", **query)
+
+    assert served.ask("summary", run="odd")["epochs"] == 0
+    assert (status, b"no statistics by epoch" in body) == (404, True)
+
+
 def test_heat_is_the_logarithm(served: Board) -> None:
     steps, decades = cells(served, run="plain", rows="0;1")
 
@@ -132,11 +169,14 @@ def test_peak_finds_the_step_and_the_parameter(served: Board) -> None:
     assert found == {"step": 6, "parameter": "layer.0.weight"}
 
 
-def test_highlights_name_the_first_nonfinite_gradient(served: Board) -> None:
-    first = served.ask("summary", run="odd")["highlights"][0]
+def test_findings_come_first_of_the_highlights(served: Board) -> None:
+    highlights = served.ask("summary", run="odd")["highlights"]
 
-    assert (first["step"], first["parameter"]) == (1, "layer.0.weight")
-    assert "It happens on 2 of 4 steps" in first["text"]
+    assert [found["severity"] for found in highlights] == ["warning"] * 2 + ["note", ""]
+    assert (highlights[0]["step"], highlights[0]["parameter"]) == (1, "layer.0.weight")
+    assert "(NaN in layer.0.weight), and on 2 of 4 steps" in highlights[0]["text"]
+    assert "bad batch" in highlights[0]["advice"]
+    assert highlights[2]["step"] is None
 
 
 @pytest.mark.parametrize(
@@ -165,6 +205,8 @@ def test_highlights_name_the_first_nonfinite_gradient(served: Board) -> None:
         ("parameter", {"parameter": "layer.9.weight"}, "no parameter 'layer.9"),
         ("profile", {"step": "last"}, "step must be a whole number"),
         ("peak", {"rows": "5"}, "rows must look like"),
+        ("epochs", {"rows": "5"}, "rows must look like"),
+        ("epochs", {"statistic": "sd"}, "one of weight_mean, weight_sd"),
     ],
 )
 def test_bad_request_is_refused_in_a_sentence(
@@ -227,6 +269,49 @@ def test_later_write_of_a_resumed_run_counts(tmp_path: Path, load_fast: str) -> 
     assert totals["steps"] == list(range(150))
     assert totals["before"] == pytest.approx([2**0.5] * 80 + [32**0.5] * 70)
     assert [(clip["step"], clip["threshold"]) for clip in clips] == [(0, None), (80, 5)]
+
+
+@both_loaders
+def test_epochs_of_a_resumed_run_go_on(tmp_path: Path, load_fast: str) -> None:
+    run = tmp_path / "runs" / "resumed"
+    parts = records(np.ones((3, 2)))
+    write(run, parts, epochs=some_epochs(parts.names, last=2))
+    time.sleep(1.1)  # event files are named by the second
+    again = some_epochs(parts.names, first=2, last=4)
+    write(run, records(np.ones((3, 2)), first=3), clip=CLIP, epochs=again)
+
+    query = {"run": "resumed", "rows": "0", "statistic": "weight_mean"}
+    with board(tmp_path / "runs", load_fast=load_fast) as tensorboard:
+        tensorboard.wait(lambda: tensorboard.runs() == ["resumed"])
+        tensorboard.wait(
+            lambda: tensorboard.ask("summary", run="resumed")["epochs"] == 6
+        )
+        shown = tensorboard.ask("epochs", **query)
+
+    assert shown["epochs"] == [-1, 0, 1, 2, 3, 4]
+    assert shown["values"][0][3:] == again["weight_mean"][:, 0].tolist()
+    read = read_recordings(run)[""].epochs
+    assert read is not None
+    assert read["weight_mean"][:, 0].tolist() == shown["values"][0]
+
+
+@both_loaders
+def test_epochs_keep_their_columns(tmp_path: Path, load_fast: str) -> None:
+    run = tmp_path / "runs" / "grown"
+    first = records(np.ones((1, 1)), names=("old",))
+    write(run, first, epochs=some_epochs(("old",), last=0))
+    time.sleep(1.1)  # event files are named by the second
+    second = records(np.ones((1, 2)), first=1, names=("new", "old"))
+    write(run, second, epochs=some_epochs(second.names, first=1, last=1))
+
+    query = {"run": "grown", "rows": "0;1", "statistic": "weight_mean"}
+    with board(tmp_path / "runs", load_fast=load_fast) as tensorboard:
+        tensorboard.wait(lambda: tensorboard.runs() == ["grown"])
+        tensorboard.wait(lambda: tensorboard.ask("summary", run="grown")["epochs"] == 3)
+        shown = tensorboard.ask("epochs", **query)
+
+    assert shown["names"] == ["new", "old"]
+    assert shown["values"] == [["NaN", "NaN", 1], [1, 7, 7]]
 
 
 @both_loaders

@@ -1,9 +1,11 @@
-"""Records in, the steps worth a look out, in words."""
+"""A run in, what is worth a look out, in words."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from gradguard.health.diagnosis import diagnose
+from gradguard.health.finding import Severity
 from gradguard.record import Records
 from gradguard.tensorboard.series import Run
 
@@ -12,28 +14,32 @@ _SPIKE = 10.0
 
 
 class Highlight(NamedTuple):
-    """One step worth a look.
+    """One thing worth a look.
 
     Attributes:
-        step: Optimizer steps completed before it.
-        parameter: Name of the parameter most concerned.
-        text: What is the matter, a sentence.
+        step: Optimizer steps completed before it; None if it is nowhere special.
+        parameter: Name of the recorded parameter most concerned; None if none is.
+        text: What is the matter, a sentence or two.
+        severity: "error", "warning" or "note" of a finding; "" of a large norm.
+        advice: What to try; "" of a large norm.
     """
 
-    step: int
-    parameter: str
+    step: int | None
+    parameter: str | None
     text: str
+    severity: Severity | Literal[""] = ""
+    advice: str = ""
 
 
 def highlights(run: Run, *, most: int = 3) -> list[Highlight]:
-    """Return the first non-finite step, the largest totals and the largest spikes.
+    """Return what is the matter, worst first, the largest totals, the largest spikes.
 
     Args:
         run: Whose.
         most: Largest number of totals, and of spikes.
     """
     return [
-        *_first_nonfinite(run.records),
+        *_findings(run),
         *_largest_totals(run.records, most),
         *_largest_spikes(run, most),
     ]
@@ -53,19 +59,18 @@ def worst(run: Run) -> tuple[list[int], list[float]]:
     return rows.tolist(), (heights / run.median_before).tolist()
 
 
-def _first_nonfinite(records: Records) -> list[Highlight]:
-    count = int(records.nonfinite.sum())
-    if not count:
-        return []
-    row = int(np.argmax(records.nonfinite))
-    bad = np.flatnonzero(~np.isfinite(records.before[row]) & ~records.missing[row])
-    name = records.names[bad[0]]
-    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-    text = (
-        f"First gradient that is NaN or Inf: {name}{more}. "
-        f"It happens on {count} of {len(records.steps)} steps."
-    )
-    return [Highlight(int(records.steps[row]), name, text)]
+def _findings(run: Run) -> list[Highlight]:
+    names = set(run.records.names)
+    return [
+        Highlight(
+            found.step,
+            found.parameter if found.parameter in names else None,
+            found.text,
+            found.severity,
+            found.advice,
+        )
+        for found in diagnose(run.recording)
+    ]
 
 
 def _largest_totals(records: Records, most: int) -> list[Highlight]:

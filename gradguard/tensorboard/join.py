@@ -1,6 +1,6 @@
 """The buffers a run was written in, put together to its recording."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.record import MISSING, Floats, Records, from_stored
-from gradguard.recording import ClipInForce, Recording
+from gradguard.recording import ClipInForce, Epochs, Recording
 from gradguard.tensorboard.tags import Schema
 
 
@@ -28,22 +28,38 @@ class Write(NamedTuple):
     loss: Floats
 
 
-def join(writes: list[Write]) -> Recording:
+class EpochWrite(NamedTuple):
+    """Statistics of `P` parameters at the ends of `E` epochs, as they were written.
+
+    Attributes:
+        schema: What the columns mean.
+        epochs: -1 before training, then 0, 1, ..., `[E]`.
+        values: `[E, P, 6]`, in the order of `gradguard.recording.STATISTICS`.
+    """
+
+    schema: Schema
+    epochs: NDArray[np.int64]
+    values: Floats
+
+
+def join(writes: list[Write], epoch_writes: Sequence[EpochWrite] = ()) -> Recording:
     """Put one optimizer's writes in order, over the union of their parameters.
 
     Args:
         writes: At least one, in the order they were made: of a step written twice, the
             last counts.
+        epoch_writes: The same of statistics by epoch, if there are any.
     """
-    unoptimized = writes[-1].schema.unoptimized
-    return Recording(_records(writes), _clips(writes), unoptimized)
+    return Recording(
+        _records(writes),
+        _clips(writes),
+        writes[-1].schema.unoptimized,
+        _epochs(epoch_writes) if epoch_writes else None,
+    )
 
 
 def _records(writes: list[Write]) -> Records:
-    # The newest list leads: parameters are added in mid-fit, in their place in the model.
-    names = tuple(
-        dict.fromkeys(name for write in reversed(writes) for name in write.schema.names)
-    )
+    names = _names(write.schema for write in writes)
     parts = [
         _spread(schema, list(group), names)
         for schema, group in groupby(writes, key=lambda write: write.schema)
@@ -64,12 +80,39 @@ def _spread(
     steps = np.concatenate([write.steps for write in writes])
     norms = np.concatenate([write.norms for write in writes])
     loss = np.concatenate([write.loss for write in writes])
-    if schema.names != names:
-        columns = [names.index(name) for name in schema.names]
-        wide = np.full((len(norms), len(names), 2), MISSING, np.float32)
-        wide[:, columns] = norms
-        norms = wide
-    return steps, norms, loss
+    return steps, _widened(norms, schema, names, MISSING), loss
+
+
+def _epochs(writes: Sequence[EpochWrite]) -> Epochs:
+    names = _names(write.schema for write in writes)
+    rows = {
+        int(epoch): row
+        for schema, epochs, values in writes
+        for epoch, row in zip(
+            epochs, _widened(values, schema, names, np.nan), strict=True
+        )
+    }
+    numbers = sorted(rows)
+    return Epochs(
+        names, np.array(numbers, np.int64), np.stack([rows[epoch] for epoch in numbers])
+    )
+
+
+def _names(schemas: Iterable[Schema]) -> tuple[str, ...]:
+    # The newest list leads: parameters are added in mid-fit, in their place in the model.
+    lists = [schema.names for schema in schemas]
+    return tuple(dict.fromkeys(name for names in reversed(lists) for name in names))
+
+
+def _widened(
+    values: Floats, schema: Schema, names: tuple[str, ...], absent: float
+) -> Floats:
+    """Move columns, the second axis, to their place in `names`."""
+    if schema.names == names:
+        return values
+    wide = np.full((len(values), len(names), values.shape[2]), absent, np.float32)
+    wide[:, [names.index(name) for name in schema.names]] = values
+    return wide
 
 
 def _clips(writes: list[Write]) -> tuple[ClipInForce, ...]:

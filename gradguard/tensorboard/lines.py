@@ -1,12 +1,13 @@
 """Records in, the points of the page's line charts out, few enough to draw."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.record import MISSING, Records
-from gradguard.recording import ClipInForce
+from gradguard.recording import ClipInForce, Epochs
 from gradguard.tensorboard.heat import bin_starts
 from gradguard.tensorboard.highlights import highlights, worst
 from gradguard.tensorboard.series import Run
@@ -32,6 +33,7 @@ def summary(run: Run) -> dict[str, Any]:
         "nonfinite_steps": int(records.nonfinite.sum()),
         "worst": times,
         "worst_step": records.steps[peaks].tolist(),
+        "epochs": len(run.epochs.epochs) if run.epochs else 0,
         "highlights": [found._asdict() for found in highlights(run)],
     }
 
@@ -88,6 +90,21 @@ def profile(run: Run, row: int) -> dict[str, Any]:
         "step": int(records.steps[row]),
         "before": np.where(missing, MISSING, records.before[row]).tolist(),
         "after": np.where(missing, MISSING, records.after[row]).tolist(),
+    }
+
+
+def by_epoch(epochs: Epochs, names: Sequence[str], statistic: str) -> dict[str, Any]:
+    """Return a statistic of some parameters, one list each; NaN for what is no number."""
+    columns = {name: column for column, name in enumerate(epochs.names)}
+    values = np.where(np.isfinite(epochs[statistic]), epochs[statistic], np.nan).T
+    unknown = [np.nan] * len(epochs.epochs)
+    return {
+        "epochs": epochs.epochs.tolist(),
+        "names": list(names),
+        "values": [
+            values[columns[name]].tolist() if name in columns else unknown
+            for name in names
+        ],
     }
 
 

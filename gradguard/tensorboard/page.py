@@ -8,10 +8,12 @@ from typing import Any
 
 from tensorboard import plugin_util
 from tensorboard.backend.http_util import Respond
+from tensorboard.errors import NotFoundError
 from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin
 from typing_extensions import override
 from werkzeug import Request, Response
 
+from gradguard.recording import STATISTICS
 from gradguard.tensorboard import lines, query
 from gradguard.tensorboard.heat import bin_starts, heat, peak
 from gradguard.tensorboard.query import MOMENTS, SCALES
@@ -75,6 +77,7 @@ class GradientsPage(TBPlugin):  # type: ignore[misc]  # tensorboard ships no typ
             "/totals": _app(self._totals),
             "/parameter": _app(self._parameter),
             "/profile": _app(self._profile),
+            "/epochs": _app(self._epochs),
         }
 
     def _sources(self, request: Request) -> Response:
@@ -146,6 +149,18 @@ class GradientsPage(TBPlugin):  # type: ignore[misc]  # tensorboard ships no typ
         run = self._run(request)
         row = query.nearest(request.args, run.records)
         return _json(request, lines.profile(run, row))
+
+    def _epochs(self, request: Request) -> Response:
+        run = self._run(request)
+        if run.epochs is None:
+            raise NotFoundError("the run has no statistics by epoch.")
+        names = [
+            run.records.names[column]
+            for group in query.groups(request.args, run.records)
+            for column in group
+        ]
+        statistic = query.choice(request.args, "statistic", STATISTICS)
+        return _json(request, lines.by_epoch(run.epochs, names, statistic))
 
     def _run(self, request: Request) -> Run:
         source = Source(request.args.get("run", ""), request.args.get("optimizer", ""))

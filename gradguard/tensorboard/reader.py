@@ -6,20 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_INT64
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from gradguard.record import Records
-from gradguard.recording import Recording
+from gradguard.recording import STATISTICS, Recording
 from gradguard.tensorboard import tags
-from gradguard.tensorboard.join import Write, join
+from gradguard.tensorboard.join import EpochWrite, Write, join
 from gradguard.tensorboard.tags import Schema
 
 # A record of an event file is: length (8 bytes), its checksum (4), data, checksum (4).
 _HEADER = struct.Struct("<QI")
+_LENGTH_BYTES = 8
 _FOOTER_BYTES = 4
+
+# By the kind of tensor that leads an event: what it is read as, and from which tensors.
+_PARTS: dict[str, tuple[type[Write] | type[EpochWrite] | None, tuple[str, ...]]] = {
+    tags.NORMS: (Write, (tags.STEPS, tags.NORMS, tags.LOSS)),
+    tags.EPOCHS: (EpochWrite, (tags.EPOCH_NUMBERS, tags.EPOCHS)),
+}
+
+
+class DamagedFileError(ValueError):
+    """An event file holds bytes that nobody wrote: which file, and where."""
 
 
 def read_run(path: str | Path, optimizer: str | None = None) -> Records:
@@ -61,56 +74,89 @@ def read_recordings(path: str | Path) -> dict[str, Recording]:
     """Return all that gradguard wrote into a run directory, by optimizer.
 
     Raises:
+        DamagedFileError: If a file of it cannot be understood.
         ValueError: If the directory holds no records of gradguard.
     """
     writes: dict[str, list[Write]] = {}
+    epochs: dict[str, list[EpochWrite]] = {}
     for file in sorted(Path(path).glob("*tfevents*")):
         for write in _writes(file):
-            writes.setdefault(write.schema.optimizer, []).append(write)
+            of_kind: dict[str, list[Any]] = (
+                writes if isinstance(write, Write) else epochs
+            )
+            of_kind.setdefault(write.schema.optimizer, []).append(write)
     if not writes:
         raise ValueError(
             f"no records of gradguard in {path}: expected the directory of a run that "
             "was trained with GradGuard and a TensorBoardLogger"
         )
-    return {optimizer: join(parts) for optimizer, parts in writes.items()}
+    return {
+        optimizer: join(parts, epochs.get(optimizer, ()))
+        for optimizer, parts in writes.items()
+    }
 
 
-def _writes(file: Path) -> Iterator[Write]:
+def _writes(file: Path) -> Iterator[Write | EpochWrite]:
     """Yield what each of our events in a file holds."""
     schemas: dict[str, Schema] = {}
-    marker = tags.NORMS.encode()
-    for data in _payloads(file):
-        if marker not in data:
+    for position, data in _payloads(file):
+        if not any(kind.encode() in data for kind in _PARTS):
             continue
-        values = {value.tag: value for value in Event.FromString(data).summary.value}
-        for tag, value in values.items():
-            if not tag.startswith(tags.NORMS):
-                continue
-            if value.metadata.plugin_data.content:
-                schemas[tag] = Schema.decode(value.metadata.plugin_data.content)
-            schema = schemas[tag]
-            norms, steps, loss = (
-                _array(values[schema.tag(kind)].tensor)
-                for kind in (tags.NORMS, tags.STEPS, tags.LOSS)
-            )
-            yield Write(schema, steps, norms, loss)
+        try:
+            writes = list(_decoded(data, schemas))
+        except (DecodeError, KeyError, TypeError, ValueError):
+            # What protobuf, JSON and numpy say of bytes that are none of theirs.
+            raise DamagedFileError(f"{file} is damaged at byte {position}") from None
+        yield from writes
 
 
-def _payloads(file: Path) -> Iterator[bytes]:
-    """Yield the data of every whole record.
+def _decoded(data: bytes, schemas: dict[str, Schema]) -> Iterator[Write | EpochWrite]:
+    """Yield what one event holds; schemas by tag are those of the events before it."""
+    values = {value.tag: value for value in Event.FromString(data).summary.value}
+    for tag, value in values.items():
+        make, kinds = _PARTS.get(tag.rpartition("/")[0], (None, ()))
+        if make is None:
+            continue
+        if value.metadata.plugin_data.content:
+            schemas[tag] = Schema.decode(value.metadata.plugin_data.content)
+        schema = schemas[tag]
+        write = make(
+            schema, *(_array(values[schema.tag(kind)].tensor) for kind in kinds)
+        )
+        _require_shapes(write)
+        yield write
 
-    Checksums are not looked at: in Python they would take forty times as long as all
-    the rest, and a file that ends early is found out by its lengths.
+
+def _require_shapes(write: Write | EpochWrite) -> None:
+    """Refuse what no writer of ours wrote."""
+    arrays: tuple[NDArray[Any], ...] = write[1:]
+    size, last = len(arrays[0]), 2 if isinstance(write, Write) else len(STATISTICS)
+    allowed = {(size,), (size, len(write.schema.names), last)}
+    if {array.shape for array in arrays} != allowed:
+        raise ValueError(f"shapes should be {allowed}")
+
+
+def _payloads(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield where every whole record starts, and its data.
+
+    Only the lengths' checksums are looked at: in Python those of the data would take
+    forty times as long as all the rest. A file that ends early, or in the zeros that a
+    crashed machine leaves, is one whose last record was cut short.
     """
     content = file.read_bytes()
     position = 0
     while position + _HEADER.size <= len(content):
-        length, _ = _HEADER.unpack_from(content, position)
+        length, checksum = _HEADER.unpack_from(content, position)
         start = position + _HEADER.size
-        position = start + length + _FOOTER_BYTES
-        if position > len(content):
+        if masked_crc32c(content[position : position + _LENGTH_BYTES]) != checksum:
+            if not content[position:].strip(b"\0"):
+                return
+            raise DamagedFileError(f"{file} is damaged at byte {position}")
+        stop = start + length
+        if stop + _FOOTER_BYTES > len(content):
             return
-        yield content[start : start + length]
+        yield position, content[start:stop]
+        position = stop + _FOOTER_BYTES
 
 
 def _array(tensor: TensorProto) -> NDArray[Any]:

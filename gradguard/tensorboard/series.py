@@ -11,9 +11,10 @@ from tensorboard.data.provider import DataProvider, RunTagFilter, TensorDatum
 from tensorboard.errors import NotFoundError
 
 from gradguard.record import Doubles, Floats, Records
-from gradguard.recording import Recording
+from gradguard.recording import STATISTICS, Epochs, Recording
 from gradguard.tensorboard import tags
-from gradguard.tensorboard.join import Write, join
+from gradguard.tensorboard.events import in_order
+from gradguard.tensorboard.join import EpochWrite, Write, join
 from gradguard.tensorboard.tags import Schema
 
 # A run's norms beyond this are sampled, write by write: the data server sends at most
@@ -58,10 +59,16 @@ class Run:
         return self.recording.records
 
     @property
+    def epochs(self) -> Epochs | None:
+        """Statistics by epoch, None where none were asked for."""
+        return self.recording.epochs
+
+    @property
     def nbytes(self) -> int:
         """Memory the records take."""
         arrays = (self.records.before, self.records.after, self.records.missing)
-        return sum(array.nbytes for array in arrays)
+        by_epoch = self.epochs.values.nbytes if self.epochs else 0
+        return sum(array.nbytes for array in arrays) + by_epoch
 
     @cached_property
     def median_before(self) -> Doubles:
@@ -117,7 +124,7 @@ class Library:
         # The page asks for several panels at once: the first reads for all of them.
         with self._lock:
             if key not in self._held:
-                schemas = [schema for schema, _ in entries]
+                schemas = list(dict.fromkeys(schema for schema, _ in entries))
                 self._held[key] = self._load(context, experiment, source, schemas)
                 self._forget_but(key)
             self._held.move_to_end(key)
@@ -126,7 +133,7 @@ class Library:
     def _listed(
         self, context: object, experiment: str
     ) -> dict[Source, list[tuple[Schema, Any]]]:
-        """Return every readable schema beside TensorBoard's description of its norms."""
+        """Return every readable schema beside TensorBoard's description of a tag of it."""
         series = self._provider.list_tensors(
             context, experiment_id=experiment, plugin_name=tags.PLUGIN
         )
@@ -159,22 +166,27 @@ class Library:
 
         try:
             steps, loss = tensors(tags.STEPS), tensors(tags.LOSS)
-            norms = tensors(tags.NORMS, _affordable(schemas, steps))
+            norms = tensors(tags.NORMS, _affordable(schemas, steps, width=2))
+            numbers = tensors(tags.EPOCH_NUMBERS)
+            width = len(STATISTICS)
+            most = _affordable(schemas, numbers, width=width)
+            epochs = tensors(tags.EPOCHS, most)
         except ValueError as error:  # a tensor whose bytes do not fill its shape
             raise NotFoundError(
                 f"the records of {_named(source)} are damaged: {error}."
             ) from error
-        dated = [
-            (datum.wall_time, write)
-            for schema in schemas
-            for datum, write in _writes(
-                schema, *(kind[schema.suffix] for kind in (norms, steps, loss))
-            )
+        writes = [
+            Write(schema, *arrays)
+            for schema, arrays in in_order(schemas, (steps, norms, loss), width=2)
         ]
-        if not dated:
+        if not writes:
             raise NotFoundError(f"no record of {_named(source)} is readable.")
-        writes = [write for _, write in sorted(dated, key=lambda pair: pair[0])]
-        return Run(join(writes), sum(map(len, steps.values())), len(writes))
+        by_epoch = [
+            EpochWrite(schema, *arrays)
+            for schema, arrays in in_order(schemas, (numbers, epochs), width=width)
+        ]
+        recording = join(writes, by_epoch)
+        return Run(recording, sum(map(len, steps.values())), len(writes))
 
     def _forget_but(self, key: tuple[str, Source, float]) -> None:
         """Drop older versions of a run just read, then the longest unused runs."""
@@ -193,10 +205,11 @@ def _named(source: Source) -> str:
 
 
 def _schema(tag: str, content: bytes) -> Schema | None:
-    """Return the schema of a norms tag, or None for other tags and for damaged ones."""
+    """Return the schema of norms or epochs, None for other tags and for damaged ones."""
     try:
         schema = Schema.decode(content)
-        return schema if schema.tag(tags.NORMS) == tag else None
+        described = (schema.tag(tags.NORMS), schema.tag(tags.EPOCHS))
+        return schema if tag in described else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -205,36 +218,21 @@ def _updated(entries: list[tuple[Schema, Any]]) -> float:
     return max(float(description.max_wall_time) for _, description in entries)
 
 
-def _affordable(schemas: list[Schema], steps: dict[str, list[TensorDatum]]) -> int:
-    """Return how many writes of each schema fit into `LARGEST_READ` together."""
+def _affordable(
+    schemas: list[Schema], rows: dict[str, list[TensorDatum]], *, width: int
+) -> int:
+    """Return how many writes of each schema fit into `LARGEST_READ` together.
+
+    Args:
+        schemas: Of the writes.
+        rows: Numbers of the rows of each write, by schema.
+        width: How many numbers a row holds of each parameter.
+    """
     size: int = sum(
-        datum.numpy.size * len(schema.names) * 2 * np.float32().itemsize
+        datum.numpy.size * len(schema.names) * width * np.float32().itemsize
         for schema in schemas
-        for datum in steps[schema.suffix]
+        for datum in rows[schema.suffix]
     )
     if size <= LARGEST_READ:
         return _ALL
-    return max(1, max(map(len, steps.values())) * LARGEST_READ // size)
-
-
-def _writes(
-    schema: Schema,
-    norms: list[TensorDatum],
-    steps: list[TensorDatum],
-    loss: list[TensorDatum],
-) -> list[tuple[TensorDatum, Write]]:
-    """Put together what one event held, if all of it is there and fits."""
-    steps_at = {(datum.step, datum.wall_time): datum.numpy for datum in steps}
-    loss_at = {(datum.step, datum.wall_time): datum.numpy for datum in loss}
-    writes = []
-    for datum in norms:
-        event = (datum.step, datum.wall_time)
-        if event not in steps_at or event not in loss_at:
-            continue
-        write = Write(schema, steps_at[event], datum.numpy, loss_at[event])
-        rows = (write.steps.size,)
-        if (write.steps.shape, write.loss.shape) == (rows, rows) and (
-            write.norms.shape == (*rows, len(schema.names), 2)
-        ):
-            writes.append((datum, write))
-    return writes
+    return max(1, max(map(len, rows.values())) * LARGEST_READ // size)

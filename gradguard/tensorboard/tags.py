@@ -22,6 +22,10 @@ NORMS = "gradguard/norms"
 STEPS = "gradguard/steps"
 LOSS = "gradguard/loss"
 
+# Tensors: statistics [E, P, 6] float32, epochs [E] int64.
+EPOCHS = "gradguard/epochs"
+EPOCH_NUMBERS = "gradguard/epoch_numbers"
+
 # Below the run's directory, one run each, so that TensorBoard draws them in two colours
 # on the same chart.
 BEFORE_RUN = "before"
@@ -79,7 +83,7 @@ class Schema:
         return hashlib.sha256(self.encode()).hexdigest()[:8]
 
     def tag(self, kind: str) -> str:
-        """Return the tag of one tensor: `kind` is NORMS, STEPS or LOSS."""
+        """Return the tag of one tensor: `kind` is NORMS, STEPS, LOSS, EPOCHS, ..."""
         return f"{kind}/{self.suffix}"
 
     def scalar_tag(self, tag: str) -> str:

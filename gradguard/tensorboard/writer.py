@@ -19,8 +19,11 @@ from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT64
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from gradguard.record import Records, to_stored
+from gradguard.recording import Epochs
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.tags import Schema
+
+Arrays = Mapping[str, NDArray[np.generic]]
 
 
 class EventSink(Protocol):
@@ -74,7 +77,7 @@ class EventWriter:
         self._sink = sink
         self._logdir = logdir
         self._max_scalars = max_scalars
-        self._described: set[Schema] = set()
+        self._described: set[str] = set()
         self._moments: dict[str, EventFileWriter] = {}
 
     def write(
@@ -82,7 +85,12 @@ class EventWriter:
     ) -> None:
         """Write `K` steps as one event, dated by the last of them."""
         step = int(records.steps[-1])
-        values = [*_scalars(scalars), *self._tensors(schema, records)]
+        arrays: Arrays = {
+            tags.NORMS: to_stored(records),
+            tags.STEPS: records.steps,
+            tags.LOSS: records.loss,
+        }
+        values = [*_scalars(scalars), *self._tensors(schema, arrays)]
         self._sink.add_event(_event(step, values))
         if len(schema.names) > self._max_scalars:
             return
@@ -94,6 +102,14 @@ class EventWriter:
         ):
             shown = dict(zip(names.tolist(), norms[-1, present].tolist(), strict=True))
             self._moment(run).add_event(_event(step, list(_scalars(shown))))
+
+    def write_epochs(self, schema: Schema, epochs: Epochs, step: int) -> None:
+        """Write statistics by epoch as one event, dated by the updates completed."""
+        arrays: Arrays = {
+            tags.EPOCHS: epochs.values,
+            tags.EPOCH_NUMBERS: epochs.epochs,
+        }
+        self._sink.add_event(_event(step, list(self._tensors(schema, arrays))))
 
     def flush(self) -> None:
         """Wait until everything written is in the files."""
@@ -112,25 +128,21 @@ class EventWriter:
             self._moments[run] = EventFileWriter(str(self._logdir / run))
         return self._moments[run]
 
-    def _tensors(self, schema: Schema, records: Records) -> Iterator[Summary.Value]:
-        """Yield the tensors of one event, described on the first of the file."""
-        metadata = None
-        if schema not in self._described:
-            self._described.add(schema)
-            plugin = SummaryMetadata.PluginData(
-                plugin_name=tags.PLUGIN, content=schema.encode()
-            )
-            # Without a data class, TensorBoard keeps the tensors but shows them to
-            # no plugin.
-            metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
-        for kind, array in (
-            (tags.NORMS, to_stored(records)),
-            (tags.STEPS, records.steps),
-            (tags.LOSS, records.loss),
-        ):
-            yield Summary.Value(
-                tag=schema.tag(kind), tensor=_tensor(array), metadata=metadata
-            )
+    def _tensors(self, schema: Schema, arrays: Arrays) -> Iterator[Summary.Value]:
+        """Yield arrays by kind, each described where it is the first of its tag."""
+        for kind, array in arrays.items():
+            tag = schema.tag(kind)
+            metadata = None if tag in self._described else _metadata(schema)
+            self._described.add(tag)
+            yield Summary.Value(tag=tag, tensor=_tensor(array), metadata=metadata)
+
+
+def _metadata(schema: Schema) -> SummaryMetadata:
+    plugin = SummaryMetadata.PluginData(
+        plugin_name=tags.PLUGIN, content=schema.encode()
+    )
+    # Without a data class, TensorBoard keeps the tensors but shows them to no plugin.
+    return SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
 
 
 def _event(step: int, values: list[Summary.Value]) -> Event:

@@ -87,6 +87,32 @@ export function profile(panel, shown, columns, names) {
   });
 }
 
+const STATISTICS = {
+  weight_sd: "standard deviation of weights",
+  weight_mean: "mean of weights",
+  gradient_sd_after: "standard deviation of gradients after clipping",
+  gradient_mean_after: "mean of gradients after clipping",
+  gradient_mean_abs_after: "mean of |gradients| after clipping",
+  update_ratio: "norm of the update ÷ norm of the weights",
+};
+
+export function epochs(panel, { epochs: x, names, values }, statistic, among) {
+  const traces = names.map((name, i) => line(x, values[i], {
+    name: plain(shortened(name, 24)),
+    color: RUN_COLORS[i % RUN_COLORS.length],
+    dash: i < RUN_COLORS.length ? "solid" : "dot",
+  }));
+  const few = names.length < among ? `; ${names.length} of ${among} parameters` : "";
+  const signed = statistic.includes("_mean") && !statistic.includes("_abs");
+  return show(panel, "epochs", traces, {
+    title: "Weights and gradients by epoch",
+    subtitle: `${STATISTICS[statistic]}${few}`,
+    steps: { start: x[0], stop: x.at(-1) },
+    xaxis: axis("end of epoch; -1 is before training"),
+    yaxis: signed ? axis("mean") : logAxis("", traces),
+  });
+}
+
 // How a run's lines look, by what they show.
 function styles(shown, i) {
   if (shown.length === 1) return (name, tone) => ({ name, color: color(tone) });

@@ -41,6 +41,17 @@ export const SIDEBAR = `
     <label>Parameter <select id="parameter"></select></label>
     <label>Step <input type="number" id="step" min="0" step="1"></label>
   </fieldset>
+  <fieldset id="by-epoch">
+    <legend>By epoch</legend>
+    <label>Show <select data-key="statistic">
+      <option value="weight_sd">sd of weights</option>
+      <option value="weight_mean">mean of weights</option>
+      <option value="gradient_sd_after">sd of gradients</option>
+      <option value="gradient_mean_after">mean of gradients</option>
+      <option value="gradient_mean_abs_after">mean of |gradients|</option>
+      <option value="update_ratio">update ÷ weights</option>
+    </select></label>
+  </fieldset>
   <fieldset>
     <legend>Worth a look</legend>
     <ol id="highlights"></ol>
@@ -85,6 +96,7 @@ export function showChoices(summary) {
   for (const control of document.querySelectorAll("[data-key]")) {
     control.value = view[control.dataset.key] || (control.type === "number" ? "" : view[control.dataset.key]);
   }
+  by("by-epoch").hidden = !summary.epochs;
   const columns = selected(summary, view);
   document.querySelector("[data-key=filter]").setAttribute("aria-invalid", columns.length === 0);
   const names = columns.map((column) => summary.names[column]);
@@ -95,12 +107,17 @@ export function showChoices(summary) {
 }
 
 export function showHighlights(highlights, redraw) {
-  const items = highlights.map(({ step, parameter, text }) => {
+  const items = highlights.map(({ step, parameter, text, severity, advice }) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = `Step ${step}: ${text}`;
+    button.dataset.severity = severity;
+    button.append(
+      element("strong", severity && `${severity}: `),
+      step === null ? text : `Step ${step}: ${text}`,
+      element("small", advice),
+    );
     button.addEventListener("click", () => {
-      change({ step, parameter });
+      change({ ...(step !== null && { step }), ...(parameter !== null && { parameter }) });
       redraw();
     });
     const item = document.createElement("li");
@@ -108,6 +125,10 @@ export function showHighlights(highlights, redraw) {
     return item;
   });
   by("highlights").replaceChildren(...items);
+}
+
+function element(name, text) {
+  return Object.assign(document.createElement(name), { textContent: text });
 }
 
 function runItem(key, redraw) {

@@ -34,6 +34,7 @@ export async function summary(source) {
 
 export const totals = (source, window) => json("totals", of(source, window));
 export const parameter = (source, window) => json("parameter", of(source, window));
+export const epochs = (source, where) => json("epochs", of(source, where));
 export const peak = (source, where) => json("peak", of(source, where));
 
 export async function profile(source, step) {

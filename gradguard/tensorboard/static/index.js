@@ -4,7 +4,7 @@ import * as controls from "./controls.js";
 import * as data from "./data.js";
 import * as heatmap from "./heatmap.js";
 import { onDarkMode, onReload } from "./host.js";
-import { grouped, selected, written } from "./rows.js";
+import { grouped, outlined, selected, written } from "./rows.js";
 import { change, restore, stepsShown, view } from "./view.js";
 
 const POLL_SECONDS = 30;
@@ -20,6 +20,7 @@ const PAGE = `
     <section id="coefficient" aria-label="What the clip did"></section>
     <section id="parameter-chart" aria-label="The selected parameter"></section>
     <section id="profile" aria-label="Norm by layer at the selected step"></section>
+    <section id="epochs" aria-label="Weights and gradients by epoch"></section>
   </main>`;
 
 const EMPTY = "No run here was recorded with GradGuard. Add GradGuard() to the callbacks of " +
@@ -112,9 +113,9 @@ const latest = (among) => among.reduce((a, b) => (b.updated > a.updated ? b : a)
 
 // Until something was clicked, the page shows what is most worth a look.
 function choose(summary) {
-  // Rather the largest finite step than one where everything is NaN.
-  const { highlights, nonfinite_steps } = summary;
-  const worst = highlights[nonfinite_steps ? 1 : 0] ?? highlights[0];
+  // Rather the largest finite step than one where everything is NaN, as findings may be.
+  const { highlights } = summary;
+  const worst = highlights.find(({ severity }) => !severity) ?? highlights[0];
   if (!summary.names.includes(view.parameter)) view.parameter = worst?.parameter ?? summary.names[0];
   view.step ??= worst?.step ?? summary.stop;
 }
@@ -126,11 +127,15 @@ async function drawLines(shown, columns, isNewest) {
   const window = { ...steps, bins: BINS };
   const ask = (runs, question) => Promise.all(runs.map(async (one) => ({ ...one, ...(await question(one)) })));
   const inside = shown.filter(({ summary: { start, stop } }) => start <= steps.stop && stop >= steps.start);
-  const [totals, parameters, profiles] = await Promise.all([
+  const lines = outlined(summary, columns);
+  by("epochs").hidden = !summary.epochs;
+  const [totals, parameters, profiles, [epochs]] = await Promise.all([
     ask(inside, ({ source }) => data.totals(source, window)),
     ask(having.filter((one) => inside.includes(one)), ({ source }) =>
       data.parameter(source, { ...window, parameter: view.parameter })),
     ask(shown, ({ source }) => data.profile(source, view.step)),
+    ask(summary.epochs ? [shown[0]] : [], ({ source }) =>
+      data.epochs(source, { rows: written([{ columns: lines }]), statistic: view.statistic })),
   ]);
   if (!isNewest()) return;
   await Promise.all([
@@ -138,6 +143,7 @@ async function drawLines(shown, columns, isNewest) {
     charts.coefficient(by("coefficient"), totals, steps),
     charts.parameter(by("parameter-chart"), parameters, steps, view.parameter),
     charts.profile(by("profile"), profiles, columns, summary.names),
+    epochs && charts.epochs(by("epochs"), epochs, view.statistic, columns.length),
   ]);
 }
 

@@ -1,5 +1,7 @@
 // Which parameters the page shows, in which order, and which of them share a row.
 
+const MOST_LINES = 12;
+
 export function selected(summary, view) {
   let pattern;
   try {
@@ -11,6 +13,16 @@ export function selected(summary, view) {
   const byWorst = [...matching].sort((a, b) => summary.worst[b] - summary.worst[a] || a - b);
   const kept = view.top ? byWorst.slice(0, view.top) : byWorst;
   return view.order === "worst" ? kept : kept.sort((a, b) => a - b);
+}
+
+// Few enough to tell their lines apart: weights where there are any, from the first to the
+// last.
+export function outlined(summary, columns) {
+  const weights = columns.filter((column) => !summary.names[column].includes("bias"));
+  const among = weights.length ? weights : columns;
+  if (among.length <= MOST_LINES) return among;
+  const stride = (among.length - 1) / (MOST_LINES - 1);
+  return Array.from({ length: MOST_LINES }, (_, i) => among[Math.round(i * stride)]);
 }
 
 // A module is a name without its last part; a block ends at the first number: "layers.0"

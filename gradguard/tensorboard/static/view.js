@@ -16,6 +16,7 @@ const DEFAULTS = {
   last: null,
   parameter: "",
   step: null,
+  statistic: "weight_sd",
 };
 
 const NUMBERS = new Set(["top", "start", "stop", "first", "last", "step"]);
