@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -27,8 +27,10 @@ from gradguard.errors import ConfigError, Interrupted
 from gradguard.preflight import require_resumable, require_writable
 from gradguard.progress import Progress
 from gradguard.record import Records
+from gradguard.recording import Recording
 from gradguard.settings import dump
-from gradguard.tensorboard.reader import read_run
+from gradguard.tensorboard.reader import read_recordings
+from gradguard.units import HasUnits, stuck_units
 
 if TYPE_CHECKING:  # scikit-learn takes a second, for the data that is asked for only
     from gradguard.data.circles import CirclesData
@@ -47,14 +49,22 @@ class Outcome:
         run_dir: Where events, checkpoint and the experiment itself are.
         train: Final metrics by name over the training set: loss, and mse or accuracy.
         test: The same over the test set.
-        records: What gradguard saw at every optimizer step.
+        recording: What gradguard wrote.
+        units: Share of hidden units that are stuck, see `gradguard.units.stuck_units`,
+            over the training set.
     """
 
     experiment: Experiment
     run_dir: Path
     train: dict[str, float]
     test: dict[str, float]
-    records: Records
+    recording: Recording
+    units: dict[str, float]
+
+    @property
+    def records(self) -> Records:
+        """What gradguard saw at every optimizer step."""
+        return self.recording.records
 
     @cached_property
     def first_nonfinite_loss(self) -> int | None:
@@ -63,37 +73,51 @@ class Outcome:
         return int(bad[0]) if len(bad) else None
 
 
-def run(experiment: Experiment, *, resume: str | None = None) -> Outcome | None:
+def run(
+    experiment: Experiment, *, resume: str | None = None, progress: bool = True
+) -> Outcome | None:
     """Train and evaluate; return the outcome, on processes of rank above zero None.
 
     Args:
         experiment: What to run.
         resume: Checkpoint of an earlier run to go on from.
+        progress: Whether to show a progress bar.
 
     Raises:
         ConfigError: If the run cannot start; nothing has been written then.
         Interrupted: If Ctrl-C ended the training.
         NonFiniteGradientError: If a gradient did, and `on_nonfinite` says so.
     """
-    with _quiet():
+    with quiet():
         require_writable(Path(experiment.log_dir))
         seed_everything(experiment.seed, verbose=False)
-        model, data = _model_and_data(experiment)
-        policies = _policies(experiment, model)
-        trainer = _trainer(experiment, policies)
+        model, data, policies = build(experiment)
+        trainer = _trainer(experiment, policies, progress=progress)
         if resume is not None:
             require_resumable(resume, model=model, trainer=trainer)
         _fit(trainer, model, data, resume=resume)
         # All ranks evaluate, alike: torchmetrics would wait for those that do not.
-        train, test = _evaluate(experiment, model, data)
+        units = _Units()
+        train, test = _evaluate(experiment, model, data, units)
         run_dir = Path(str(trainer.log_dir))
     if not trainer.is_global_zero:
         return None
-    return Outcome(experiment, run_dir, train, test, read_run(run_dir))
+    (recording,) = read_recordings(run_dir).values()
+    return Outcome(experiment, run_dir, train, test, recording, units.shares)
+
+
+def build(experiment: Experiment) -> tuple[LightningModule, Data, list[Policy]]:
+    """Return the untrained model, its data and what clips, as the experiment says.
+
+    Raises:
+        ConfigError: If the settings do not fit each other.
+    """
+    model, data = _model_and_data(experiment)
+    return model, data, _policies(experiment, model)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Mute what Lightning tells every user of small models, and only while we run."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
@@ -152,7 +176,9 @@ def _policy(clip: Clip) -> Policy:
     )
 
 
-def _trainer(experiment: Experiment, policies: list[Policy]) -> Trainer:
+def _trainer(
+    experiment: Experiment, policies: list[Policy], *, progress: bool
+) -> Trainer:
     options = experiment.trainer.model_dump(exclude_none=True)
     try:
         return Trainer(
@@ -165,12 +191,14 @@ def _trainer(experiment: Experiment, policies: list[Policy]) -> Trainer:
                     clip=policies,
                     on_nonfinite=experiment.on_nonfinite,
                     max_consecutive_skips=experiment.max_consecutive_skips,
+                    layer_statistics=experiment.layer_statistics,
                 ),
                 # The newest epoch under a name that a shell history can repeat.
                 ModelCheckpoint(filename="last", enable_version_counter=False),
                 _KeepExperiment(experiment),
-                Progress(),
+                *([Progress()] if progress else []),
             ],
+            enable_progress_bar=progress,
             enable_model_summary=False,
         )
     except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
@@ -201,7 +229,7 @@ def _fit(
 
 
 def _evaluate(
-    experiment: Experiment, model: LightningModule, data: Data
+    experiment: Experiment, model: LightningModule, data: Data, units: "_Units"
 ) -> Iterator[dict[str, float]]:
     """Yield the metrics over the training set, then those over the test set."""
     options = experiment.trainer
@@ -209,6 +237,7 @@ def _evaluate(
         accelerator=options.accelerator,
         devices=1,
         precision=options.precision,
+        callbacks=[units],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -217,6 +246,25 @@ def _evaluate(
     for rows in (data.train_eval_dataloader(), data.test_dataloader()):
         (metrics,) = tester.test(model, rows, verbose=False)
         yield {name.removeprefix("test_"): metrics[name] for name in metrics}
+
+
+class _Units(Callback):
+    """Looks at the hidden units over the rows evaluated first, the training set's."""
+
+    def __init__(self) -> None:
+        self.shares: dict[str, float] = {}
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: Any,
+        *args: object,
+    ) -> None:
+        # Here rows and weights have the same dtype and device, whatever was asked.
+        self.shares = self.shares or stuck_units(cast(HasUnits, pl_module), batch[0])
 
 
 class _KeepExperiment(Callback):

@@ -8,16 +8,30 @@ from rich.console import Console
 from rich.table import Table
 
 from gradguard.experiment import Outcome
+from gradguard.health.diagnosis import diagnose
 from gradguard.record import Records
+from gradguard.report.table import finding_lines
 
 
 def show(outcome: Outcome, console: Console) -> None:
-    """Print the outcome, and last the command that opens it in TensorBoard."""
+    """Print the outcome, what is wrong with it, and last what to look at it with."""
     console.print(metrics_table(outcome))
     console.print(gradients_table(outcome))
-    command = f"tensorboard --logdir {shlex.quote(outcome.experiment.log_dir)}"
-    # Wrapped by the terminal, not by us: it has to survive copy and paste.
-    console.print(f"\n{command}", soft_wrap=True, markup=False, highlight=False)
+    serious = [
+        finding_lines(finding.severity, finding.text)
+        for finding in diagnose(outcome.recording)
+        if finding.severity != "note"
+    ]
+    if serious:
+        console.print("", *serious, sep="\n")
+    commands = (
+        f"gradguard report {shlex.quote(str(outcome.run_dir))}",
+        f"tensorboard --logdir {shlex.quote(outcome.experiment.log_dir)}",
+    )
+    # Wrapped by the terminal, not by us: they have to survive copy and paste.
+    console.print(
+        "", *commands, sep="\n", soft_wrap=True, markup=False, highlight=False
+    )
 
 
 def metrics_table(outcome: Outcome) -> Table:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from gradguard.errors import ConfigError
 from gradguard.experiment import Outcome, run
+from gradguard.health.diagnosis import diagnose
 from gradguard.settings import resolve
 from gradguard.summary import show
 from gradguard.tensorboard.reader import read_run
@@ -116,6 +117,16 @@ def test_table_sums_up_the_total_before(clipped: Outcome) -> None:
     ) in printed(clipped)
 
 
+def test_findings_stand_below_the_table_and_notes_do_not(
+    diverged: Outcome, clipped: Outcome
+) -> None:
+    for outcome in (diverged, clipped):
+        text = " ".join(printed(outcome).split())
+        for finding in diagnose(outcome.recording):
+            told = f"{finding.severity} {finding.text}" in text
+            assert told is (finding.severity != "note")
+
+
 def test_table_says_that_lightning_clipped(tmp_path: Path) -> None:
     outcome = trained(
         tmp_path,
@@ -134,10 +145,11 @@ def test_table_fits_80_columns_and_cuts_nothing(tmp_path: Path) -> None:
     log_dir = tmp_path / ("deep" * 20)
     outcome = trained(log_dir, "trainer.max_steps=1", config="mlp-norm-value")
 
-    *table, command = printed(outcome).splitlines()
+    *table, report, command = printed(outcome).splitlines()
 
     assert max(map(len, table)) <= 80
     assert str(outcome.run_dir) in "".join(line.strip() for line in table)
+    assert report == f"gradguard report {outcome.run_dir}"
     assert command == f"tensorboard --logdir {log_dir}"
 
 

@@ -1,0 +1,75 @@
+"""One report from options to output: check them, read, print, write."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from gradguard.report.document import document
+from gradguard.report.files import writable
+from gradguard.report.runs import Found, find_runs
+from gradguard.report.table import show
+from gradguard.report.view import View, view
+
+
+class Wanted(NamedTuple):
+    """What a report should come to.
+
+    Attributes:
+        as_json: Whether to print JSON in place of tables.
+        html: File of the page, if one is wanted.
+        figure: File of the picture, if one is wanted.
+        by_layer: Whether to print tables by layer.
+        steps: Steps in view, as "40" or "40:100".
+        parameters: Parameters in view, a regular expression.
+    """
+
+    as_json: bool = False
+    html: str | None = None
+    figure: str | None = None
+    by_layer: bool = False
+    steps: str | None = None
+    parameters: str | None = None
+
+
+def report(paths: list[Path], wanted: Wanted) -> None:
+    """Report the runs at or below the paths.
+
+    Raises:
+        ConfigError: If an option or a path is wrong; nothing has been printed then.
+    """
+    shown = view(steps=wanted.steps, parameters=wanted.parameters)
+    page_file = wanted.html and writable(
+        wanted.html, option="--html", suffixes=(".html", ".htm")
+    )
+    figure_file = wanted.figure and writable(
+        wanted.figure, option="--figure", suffixes=(".png", ".svg", ".pdf")
+    )
+    found = find_runs(paths)
+    _require_in_view(found, shown)
+    if figure_file:
+        from gradguard.report.picture import draw  # noqa: PLC0415 (matplotlib is heavy)
+
+        draw(found.runs, figure_file, view=shown)
+    if page_file:
+        from gradguard.report.page import page  # noqa: PLC0415 (it is 5 MB)
+
+        page_file.write_text(page(found, view=shown), encoding="utf-8")
+    if wanted.as_json:
+        print(document(found, view=shown))  # noqa: T201 (the console would wrap it)
+    else:
+        console = Console(markup=False, highlight=False, emoji=False)
+        show(found, console, view=shown, by_layer=wanted.by_layer)
+    _say_where([file for file in (page_file, figure_file) if file])
+
+
+def _require_in_view(found: Found, shown: View) -> None:
+    for run in found.runs:
+        shown.names(shown.rows(run.recording).records.names)
+
+
+def _say_where(files: list[Path]) -> None:
+    """Say on stderr what was written: stdout may be JSON for another program."""
+    console = Console(stderr=True, markup=False, highlight=False)
+    for file in files:
+        console.print(f"wrote {file}", soft_wrap=True)

@@ -1,0 +1,37 @@
+"""Where a report is written to."""
+
+from pathlib import Path
+
+from gradguard.errors import ConfigError
+
+
+def writable(text: str, *, option: str, suffixes: tuple[str, ...]) -> Path:
+    """Return the path of a file that can be written.
+
+    Args:
+        text: The path as it was given.
+        option: Who asks for it.
+        suffixes: What its name may end in.
+
+    Raises:
+        ConfigError: If its name ends otherwise, or it cannot be written.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"{option} should end in {' or '.join(suffixes)}, got {text!r}"
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {text!r}: {path.parent} is no directory")
+    existed = path.exists()
+    try:
+        # Permission bits lie to root and on read-only disks; the file tells the truth.
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {text!r} cannot be written: {error.strerror}"
+        ) from None
+    if not existed:
+        path.unlink()
+    return path

@@ -1,0 +1,194 @@
+"""A recording in, what its pictures show out: lines and marks, few enough to draw."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradguard.record import Records
+from gradguard.recording import Epochs, Recording
+from gradguard.report.layers import layers
+from gradguard.report.panel import INK, PALETTE, VERMILLION, Line, Panel, Style
+from gradguard.report.runs import Run
+from gradguard.report.view import View
+
+# More points than any picture has pixels; of each bin the largest is drawn.
+_MOST_POINTS = 1500
+_MOST_PARAMETERS = 4
+
+# What is drawn by epoch, in the words of the picture, and on which axis.
+BY_EPOCH = {
+    "weight_mean": ("weight mean", False),
+    "weight_sd": ("weight sd", True),
+    "gradient_mean_after": ("gradient mean, after", False),
+    "gradient_sd_after": ("gradient sd, after", True),
+    "gradient_mean_abs_after": ("mean |g|, after", True),
+}
+
+
+def panels(runs: list[Run], view: View) -> list[list[Panel]]:
+    """Return the pictures of each run: by step, by depth and, where known, by epoch.
+
+    Runs of one model show the same parameters in the same colours.
+    """
+    models: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        models.setdefault(run.recording.records.names, []).append(run)
+    shown = {
+        names: view.names(names) if view.pattern else _worst(alike)
+        for names, alike in models.items()
+    }
+    return [_of_run(run, view, shown[run.recording.records.names]) for run in runs]
+
+
+def _of_run(run: Run, view: View, worst: list[str]) -> list[Panel]:
+    recording = view.rows(run.recording)
+    names = view.names(recording.records.names)
+    pictures = [_by_step(run, recording, worst), _by_depth(run, recording, names)]
+    if recording.epochs is not None:
+        pictures += _by_epoch(run, recording.epochs, names)
+    return pictures
+
+
+def _worst(runs: list[Run]) -> list[str]:
+    """Return the parameters most concerned, the worst of each run first."""
+    ranked = zip(*map(_ranked, runs), strict=True)
+    return list(dict.fromkeys(name for names in ranked for name in names))[
+        :_MOST_PARAMETERS
+    ]
+
+
+def _ranked(run: Run) -> list[str]:
+    """Return all parameters: those of findings, then those with the highest peaks."""
+    records = run.recording.records
+    finite = np.where(np.isfinite(records.before), records.before, 0)
+    peaks = np.argsort(-finite.max(axis=0), kind="stable")
+    found = [one.parameter for one in run.findings if one.parameter in records.names]
+    return list(dict.fromkeys([*found, *(records.names[column] for column in peaks)]))
+
+
+def _by_step(run: Run, recording: Recording, names: list[str]) -> Panel:
+    records = recording.records
+    steps = records.steps
+    lines = _pair("total", steps, records.total_before, records.total_after, INK)
+    for number, name in enumerate(names):
+        column = records.names.index(name)
+        before, after = records.before[:, column], records.after[:, column]
+        lines += _pair(name, steps, before, after, PALETTE[number % len(PALETTE)])
+    floor = _floor(lines)
+    cut = any(y < floor for line in lines for y in line.y)
+    lines = [line._replace(y=np.maximum(line.y, floor).tolist()) for line in lines]
+    lines += [*_thresholds(recording), *_nonfinite(records, lines)]
+    title = f"{run.label}: gradient norms by step"
+    x_label = "optimizer step" + " (at the bottom: so much or less)" * cut
+    y_label = "L2 norm before (dotted), after"
+    return Panel("steps", title, x_label, y_label, True, lines)
+
+
+def _floor(lines: list[Line]) -> float:
+    """Return what is drawn in place of anything less: a logarithm has no room for 0.
+
+    Each line keeps all but its lowest twentieth above it, of what is not 0.
+    """
+    lows = []
+    for line in lines:
+        positive = [y for y in line.y if y > 0]
+        if positive:
+            lows.append(np.quantile(positive, 0.05))
+    return float(min(lows, default=1.0)) / 3
+
+
+def _pair(
+    name: str,
+    steps: NDArray[np.int64],
+    before: NDArray[np.floating],
+    after: NDArray[np.floating],
+    color: str,
+) -> list[Line]:
+    return [
+        Line(name, "before", *_thinned(steps, before), color),
+        Line(name, "after", *_thinned(steps, after), color),
+    ]
+
+
+def _thinned(
+    steps: NDArray[np.int64], norms: NDArray[np.floating]
+) -> tuple[list[float], list[float]]:
+    """Return each bin's largest finite norm; NaN if there is none."""
+    starts = np.arange(0, len(steps), -(-len(steps) // _MOST_POINTS))
+    drawn = np.where(np.isfinite(norms), norms, np.nan)
+    return steps[starts].tolist(), np.fmax.reduceat(drawn, starts).tolist()
+
+
+def _thresholds(recording: Recording) -> list[Line]:
+    """Return one line over the steps at which a known norm was the largest let through."""
+    steps = recording.records.steps
+    starts = [clip.step for clip in recording.clips]
+    stops = [*starts[1:], int(steps[-1]) + 1]
+    x: list[float] = []
+    y: list[float] = []
+    for clip, start, stop in zip(recording.clips, starts, stops, strict=True):
+        first, last = max(start, int(steps[0])), min(stop - 1, int(steps[-1]))
+        if clip.max_norm is not None and first <= last:
+            x += [first, last, np.nan]
+            y += [clip.max_norm, clip.max_norm, np.nan]
+    each = any(clip.per_parameter for clip in recording.clips)
+    name = "max_norm, each parameter" if each else "max_norm"
+    return [Line(name, "threshold", x[:-1], y[:-1], "#888888")] if x else []
+
+
+def _nonfinite(records: Records, lines: list[Line]) -> list[Line]:
+    """Return marks above all lines at the steps with a NaN or Inf in a gradient."""
+    steps = records.steps[records.nonfinite]
+    if not len(steps):
+        return []
+    top = max((y for line in lines for y in line.y if np.isfinite(y)), default=1.0)
+    x = steps[:: -(-len(steps) // _MOST_POINTS)].tolist()
+    return [Line("non-finite", "nonfinite", x, [3 * top] * len(x), VERMILLION)]
+
+
+def _by_depth(run: Run, recording: Recording, names: list[str]) -> Panel:
+    rows = [row for row in layers(recording) if row.name in set(names)]
+    places = list(range(len(rows)))
+    medians = {
+        "before": [row.before_50 for row in rows],
+        "after": [row.after_50 for row in rows],
+    }
+    lines = []
+    colors: dict[Style, str] = {"before": VERMILLION, "after": PALETTE[0]}
+    for style, color in colors.items():
+        y = [value if value > 0 else np.nan for value in medians[style]]
+        lines.append(Line(style, style, places, y, color))
+    positive = [y for line in lines for y in line.y if y > 0] or [1.0]
+    zeros = [place for place in places if medians["before"][place] == 0]
+    if zeros:
+        floor = [min(positive) / 3] * len(zeros)
+        lines.append(Line("exactly 0", "zero", zeros, floor, VERMILLION))
+    title = f"{run.label}: gradient norms by depth"
+    ticks = tuple(row.name for row in rows)
+    return Panel("depth", title, "", "median L2 norm over steps", True, lines, ticks)
+
+
+def _by_epoch(run: Run, epochs: Epochs, names: list[str]) -> list[Panel]:
+    columns = [
+        (place, name) for place, name in enumerate(epochs.names) if name in names
+    ]
+    pictures = []
+    for statistic, (words, log) in BY_EPOCH.items():
+        values = epochs[statistic].astype(np.float64)
+        if log:
+            values = np.where(values > 0, values, np.nan)
+        lines = [
+            Line(
+                name, "epoch", epochs.epochs.tolist(), values[:, place].tolist(), color
+            )
+            for (place, name), color in zip(columns, _shades(len(columns)), strict=True)
+        ]
+        title = f"{run.label}: {words}, by epoch"
+        pictures.append(Panel(statistic, title, "epoch", words, log, lines))
+    return pictures
+
+
+def _shades(count: int) -> list[str]:
+    """Return colours from the first layer to the last: violet to green, seen on light and dark."""
+    low, high = np.array([110, 84, 200]), np.array([53, 183, 121])
+    mixed = [low + (high - low) * share for share in np.linspace(0, 1, count)]
+    return ["#" + "".join(f"{round(part):02x}" for part in color) for color in mixed]

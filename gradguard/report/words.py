@@ -1,0 +1,121 @@
+"""Facts, findings and layers in words, the same in the terminal and on the page."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from gradguard.report.facts import Facts, facts
+from gradguard.report.layers import Layer
+from gradguard.report.runs import Found, Run
+
+
+def number(value: float) -> str:
+    """Return four digits of a number; "-" for NaN, which stands for "there is none"."""
+    return "-" if np.isnan(value) else f"{value:.4g}"
+
+
+def fact_rows(runs: list[Run]) -> dict[str, list[str]]:
+    """Return every fact by name, in words, one for each run."""
+    columns = [_in_words(run, facts(run.recording)) for run in runs]
+    rows = {
+        name: [column[name] for column in columns]
+        for column in columns
+        for name in column
+    }
+    for name in ("experiment", "optimizer"):
+        if not any(rows[name]):
+            del rows[name]
+    return rows
+
+
+def _in_words(run: Run, known: Facts) -> dict[str, str]:
+    return {
+        "experiment": run.kept.name if run.kept else "",
+        "optimizer": run.optimizer,
+        "parameters": str(known.parameters),
+        "steps": _steps(known),
+        "clipping": clipping(run),
+        "clipped": f"{known.clip_fraction:.1%} of steps",
+        "total before, first": number(known.total_before_first),
+        "total before, median": number(known.total_before_median),
+        "total before, largest": number(known.total_before_largest),
+        "total after, largest": number(known.total_after_largest),
+        "coefficient, smallest": number(known.smallest_coefficient),
+        "non-finite steps": _counted(known.nonfinite_steps, known.first_nonfinite_step),
+        "non-finite loss": _loss(known),
+        "overflow steps": str(known.overflow_steps),
+        "skipped by the scaler": str(known.skipped_steps),
+        "refused by gradguard": str(known.refused_steps),
+    }
+
+
+def clipping(run: Run) -> str:
+    """Return what clips, as the experiment says it, or as one would write it in code."""
+    if run.kept and len(run.recording.clips) == 1:
+        return run.kept.clipping
+    first, *later = run.recording.clips
+    changes = (f"; from step {clip.step} {clip.text or 'none'}" for clip in later)
+    return (first.text or "none") + "".join(changes)
+
+
+def left_out(found: Found) -> list[str]:
+    """Return a sentence for each directory that could not be reported."""
+    return [f"{directory} {reason}." for directory, reason in found.left_out]
+
+
+def suggested(run: Run) -> str:
+    """Return the suggested threshold and its reason, in a sentence."""
+    max_norm, reason = run.suggestion.max_norm, run.suggestion.reason
+    threshold = "none" if max_norm is None else f"max_norm {max_norm:.4g}"
+    return f"Suggested threshold: {threshold}. {reason}"
+
+
+NORM_HEADS = ("first", "last", "10 %", "median", "90 %", "largest")
+MEAN_ABS_HEADS = ("first", "last", "last / first")
+
+
+def norm_cells(layer: Layer) -> list[str]:
+    """Return a parameter's norms before clipping, in the order of NORM_HEADS."""
+    return [
+        f"{value:.2g}" if np.isfinite(value) else "-"
+        for value in (
+            layer.before_first,
+            layer.before_last,
+            layer.before_10,
+            layer.before_50,
+            layer.before_90,
+            layer.before_largest,
+        )
+    ]
+
+
+def mean_abs_cells(layer: Layer) -> list[str]:
+    """Return a parameter's mean |g| after clipping, in the order of MEAN_ABS_HEADS."""
+    first, last = layer.mean_abs_first, layer.mean_abs_last
+    ratio = last / first if first else np.nan
+    return [number(value) for value in (first, last, ratio)]
+
+
+def has_mean_abs(rows: Iterable[Layer]) -> bool:
+    """Return whether mean |g| is known of some parameter."""
+    return any(np.isfinite(layer.mean_abs_first) for layer in rows)
+
+
+def _steps(known: Facts) -> str:
+    last = known.last_step + 1
+    if known.steps == last - known.first_step:
+        return str(known.steps) + (
+            f", from {known.first_step}" * bool(known.first_step)
+        )
+    return f"{known.steps} of {known.first_step} to {known.last_step}"
+
+
+def _counted(count: int, first: int | None) -> str:
+    return f"{count}, from step {first}" if first is not None else str(count)
+
+
+def _loss(known: Facts) -> str:
+    if not known.loss_known:
+        return "not recorded"
+    step = known.first_nonfinite_loss
+    return "never" if step is None else f"from step {step}"
