@@ -3,6 +3,29 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+# docs/health.md says of each what it means, by which rule, and what to try.
+Kind = Literal[
+    "exploded",
+    "nonfinite-loss",
+    "frozen",
+    "overflow",
+    "refused",
+    "exploding",
+    "overshoot",
+    "exploding-at-init",
+    "vanishing",
+    "collapsed",
+    "dead",
+    "clip-too-high",
+    "clip-always",
+    "clip-never",
+    "unclipped",
+    "no-gradient",
+    "unoptimized",
+    "foreign",
+    "negative-loss",
+]
+
 # An error: the run cannot be used. A warning: it will not learn what it could. A note:
 # worth knowing, nothing may be wrong.
 Severity = Literal["error", "warning", "note"]
@@ -22,7 +45,7 @@ class Finding:
         numbers: The evidence, by name.
     """
 
-    kind: str
+    kind: Kind
     severity: Severity
     text: str
     advice: str

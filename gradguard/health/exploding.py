@@ -1,0 +1,125 @@
+"""Findings about growth: of the gradient, before it overflows, and of the loss."""
+
+import numpy as np
+
+from gradguard.health.finding import Finding
+from gradguard.health.steps import only, updates
+from gradguard.health.words import share
+from gradguard.record import Doubles, Records
+
+# An explosion is a total that rises three updates running, to ten times the largest
+# total before them. The sources' own signs, doubling three times running or 50 times the
+# first norm, also fire on healthy networks that converge, whose norms are small and
+# noisy (docs/health.md, "How often it is wrong").
+_RISING = 3
+_GROWTH = 10.0
+
+# Of the first loss. Cured and healthy runs peaked at 2.5 times and ended below it;
+# unclipped SRNs peaked at 60 to 95 times and ended above 30 times.
+_PEAK_LOSS = 10.0
+_LATE_LOSS = 3.0
+
+
+def exploding(records: Records) -> list[Finding]:
+    """Find the step at which the total begins to run away, and the parameter that leads.
+
+    A note where a clip bounded the step.
+    """
+    applied = updates(records)
+    rows = np.flatnonzero(_runs_away(applied.total_before))
+    if not len(rows):
+        return []
+    unbounded = rows[~applied.clipped[rows]]
+    row = int(unbounded[0] if len(unbounded) else rows[0])
+    since = row - _RISING
+    step = int(applied.steps[row])
+    largest = float(applied.total_before[: since + 1].max())
+    growth = applied.total_before[row] / largest if largest else np.inf
+    name = _fastest(applied, since, row)
+    clipped = "" if len(unbounded) else " The clip bounded every such step."
+    return [
+        Finding(
+            "exploding",
+            "warning" if len(unbounded) else "note",
+            f"The total before clipping rises to {applied.total_before[row]:.3g} at "
+            f"step {step}, {growth:.3g} x any total up to step "
+            f"{int(applied.steps[since])}; {name} grows fastest.{clipped}",
+            "Clip by norm, lower the learning rate, or scale the targets."
+            if len(unbounded)
+            else "Keep the clip.",
+            step,
+            name,
+            {"total_before": float(applied.total_before[row]), "growth": float(growth)},
+        )
+    ]
+
+
+def overshoot(records: Records) -> list[Finding]:
+    """Find a loss that jumped after a large step, stayed finite and never came back."""
+    if (records.nonfinite & ~records.skipped).any():
+        return []  # it did not stay finite
+    applied = updates(records)
+    usable = only(applied, np.isfinite(applied.loss))
+    if not len(usable.steps) or usable.loss.min() <= 0:
+        return []
+    first, peak = float(usable.loss[0]), int(np.argmax(usable.loss))
+    late = float(np.median(usable.loss[len(usable.loss) // 2 :]))
+    if usable.loss[peak] < _PEAK_LOSS * first or late < _LATE_LOSS * first:
+        return []
+    row = int(np.argmax(usable.total_after[:peak]))
+    step, total = int(usable.steps[row]), float(usable.total_after[row])
+    return [
+        Finding(
+            "overshoot",
+            "warning",
+            f"The loss rose from {first:.3g} to {usable.loss[peak]:.3g} and stays at "
+            f"{late:.3g}. The largest step before, step {step}, had a total of "
+            f"{total:.3g} after clipping.",
+            "Clip by norm or lower the learning rate, so that no step leaps so far.",
+            step,
+            numbers={
+                "first_loss": first,
+                "peak_loss": float(usable.loss[peak]),
+                "late_loss": late,
+                "total_after": total,
+            },
+        )
+    ]
+
+
+def negative_loss(records: Records) -> list[Finding]:
+    """Find a loss below zero, which most losses cannot have."""
+    negative = records.loss < 0
+    if not negative.any():
+        return []
+    step = int(records.steps[np.argmax(negative)])
+    return [
+        Finding(
+            "negative-loss",
+            "note",
+            f"The loss is below zero on {share(negative)}, first at step {step}.",
+            "Right for a log density or a reward; a cross-entropy or a squared error "
+            "has targets it was not made for.",
+            step,
+        )
+    ]
+
+
+def _runs_away(totals: Doubles) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Return where a total is the third rise running and ten times all before them."""
+    found = np.zeros(len(totals), bool)
+    if len(totals) <= _RISING:
+        return found
+    ends = totals[_RISING:]
+    with np.errstate(invalid="ignore"):
+        rises = np.diff(totals) > 0
+        rising = rises[2:] & rises[1:-1] & rises[:-2]
+        before = np.maximum.accumulate(totals)[:-_RISING]
+        found[_RISING:] = rising & np.isfinite(ends) & (ends >= _GROWTH * before)
+    return found
+
+
+def _fastest(records: Records, since: int, row: int) -> str:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = records.before[row].astype(float) / records.before[since]
+    return records.names[int(np.argmax(np.nan_to_num(growth, nan=0.0)))]
