@@ -112,7 +112,9 @@ def findings_row(case: Case, runs: list[Recording]) -> str:
         counts = Counter(
             kind
             for found in diagnoses
-            for kind in {one.kind for one in found if one.severity == severity}
+            for kind in dict.fromkeys(
+                one.kind for one in found if one.severity == severity
+            )
         )
         cells.append(
             ", ".join(f"{kind} {n}" for kind, n in counts.most_common()) or "-"

@@ -18,7 +18,7 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print(metrics_table(outcome))
     console.print(gradients_table(outcome))
     serious = [
-        finding_lines(finding.severity, finding.text)
+        finding_lines(finding.severity, str(finding))
         for finding in diagnose(outcome.recording)
         if finding.severity != "note"
     ]

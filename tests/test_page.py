@@ -357,7 +357,7 @@ def test_filter_that_is_no_regex_is_said_not_thrown(page: Page) -> None:
 def test_highlight_takes_you_there(page: Page) -> None:
     page.open(run="exploding")
     button = page.browser.find_element(By.CSS_SELECTOR, "#highlights button")
-    assert button.text.startswith("Error: Step 35: The gradient is not finite")
+    assert button.text.startswith("Error: The gradient is not finite at step 35")
     assert "(NaN in layer.3.weight)" in button.text
 
     button.click()

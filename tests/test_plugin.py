@@ -172,7 +172,7 @@ def test_peak_finds_the_step_and_the_parameter(served: Board) -> None:
 def test_findings_come_first_of_the_highlights(served: Board) -> None:
     highlights = served.ask("summary", run="odd")["highlights"]
 
-    assert [found["severity"] for found in highlights] == ["warning"] * 2 + ["note", ""]
+    assert [found["severity"] for found in highlights] == ["warning"] * 3 + [""]
     assert (highlights[0]["step"], highlights[0]["parameter"]) == (1, "layer.0.weight")
     assert "(NaN in layer.0.weight), and on 2 of 4 steps" in highlights[0]["text"]
     assert "bad batch" in highlights[0]["advice"]

@@ -5,7 +5,7 @@ import numpy as np
 from gradguard.health.finding import Finding
 from gradguard.health.steps import only, updates
 from gradguard.health.words import share
-from gradguard.record import Doubles, Records
+from gradguard.record import Doubles, Flags, Records
 
 # An explosion is a total that rises three updates running, to ten times the largest
 # total before them. The sources' own signs, doubling three times running or 50 times the
@@ -105,7 +105,7 @@ def negative_loss(records: Records) -> list[Finding]:
     ]
 
 
-def _runs_away(totals: Doubles) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _runs_away(totals: Doubles) -> Flags:
     """Return where a total is the third rise running and ten times all before them."""
     found = np.zeros(len(totals), bool)
     if len(totals) <= _RISING:

@@ -52,3 +52,6 @@ class Finding:
     step: int | None = None
     parameter: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"

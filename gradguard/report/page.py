@@ -90,7 +90,7 @@ def _verdict(run: Run) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    text, advice = html.escape(finding.text), html.escape(finding.advice)
+    text, advice = html.escape(str(finding)), html.escape(finding.advice)
     return (
         f'<p class="finding {finding.severity}"><b>{finding.severity}</b> '
         f"{text} <span>{advice}</span></p>"

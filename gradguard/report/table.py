@@ -69,7 +69,7 @@ def verdict(run: Run) -> Group:
     """Return what is the matter with a run, and the threshold it speaks for."""
     return Group(
         *(
-            finding_lines(finding.severity, f"{finding.text} {finding.advice}")
+            finding_lines(finding.severity, f"{finding} {finding.advice}")
             for finding in run.findings
         ),
         *([] if run.findings else [Padding("Nothing found.", (0, 0, 0, 2))]),

@@ -113,7 +113,7 @@ export function showHighlights(highlights, redraw) {
     button.dataset.severity = severity;
     button.append(
       element("strong", severity && `${severity}: `),
-      step === null ? text : `Step ${step}: ${text}`,
+      severity ? text : `Step ${step}: ${text}`,
       element("small", advice),
     );
     button.addEventListener("click", () => {
