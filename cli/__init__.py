@@ -1,4 +1,4 @@
-"""The command line: `gradguard train` and `gradguard configs`."""
+"""The command line: `gradguard train`, `gradguard report`, `gradguard configs`."""
 
 import sys
 from typing import Annotated, Any, NoReturn
@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gradguard import __version__
-from gradguard.cli import configs, train
+from gradguard.cli import configs, inspect, report, reproduce, sweep, train
 from gradguard.errors import ConfigError, Interrupted, NonFiniteGradientError
 
 # Every mistake in a command line is one; Typer exports the class by no name.
@@ -24,6 +24,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("report")(report.report)
+app.command("sweep")(sweep.sweep)
+app.command("reproduce")(reproduce.reproduce)
+app.command("inspect")(inspect.inspect)
 app.add_typer(configs.app, name="configs")
 
 

@@ -92,6 +92,14 @@ def train(
             help="So many skips in a row are let pass (default: 10).",
         ),
     ] = None,
+    layer_statistics: Annotated[
+        bool,
+        typer.Option(
+            "--layer-statistics",
+            help="Record weights and gradients by epoch.",
+            show_default=False,
+        ),
+    ] = False,
     accelerator: Annotated[
         str | None,
         _option(
@@ -207,6 +215,7 @@ def train(
         values={
             "model.name": model,
             "log_dir": log_dir,
+            "layer_statistics": layer_statistics or None,
             "clip": clip_list(
                 clip_norm,
                 clip_value,

@@ -30,11 +30,15 @@ HOUSE = {
     "recording": ("numpy", "record"),
     "health": ("numpy", "record recording"),
     "buffer": ("numpy torch", "record"),
-    "tensorboard": ("numpy tensorboard werkzeug", "record recording"),
-    "recorder": ("torch", "record tensorboard"),
+    "tensorboard": (
+        "google numpy tensorboard werkzeug",
+        "record recording health",
+    ),
+    "recorder": ("torch", "record recording tensorboard"),
     "sharding": ("torch", "record"),
     "columns": ("torch", "norms record sharding"),
     "scaling": ("torch", "norms record"),
+    "epochs": ("numpy torch", "norms recording sharding columns scaling"),
     "clipper": ("torch", "norms clipping by_name record sharding columns"),
     "culprits": ("torch", "norms sharding"),
     "nonfinite": ("torch", "errors columns culprits"),
@@ -45,7 +49,7 @@ HOUSE = {
     "watch": (
         "torch",
         "clipping by_name moments tensorboard recorder sharding columns scaling clipper "
-        "nonfinite dump ledger cautions deepspeed",
+        "nonfinite dump epochs ledger cautions deepspeed",
     ),
     "callback": ("lightning torch", "clipping moments recorder nonfinite watch"),
     "attach": ("", "clipping callback"),
@@ -57,18 +61,34 @@ HOUSE = {
     "settings": ("yaml", "errors mistakes config"),
     "preflight": ("lightning torch", "errors"),
     "progress": ("lightning", ""),
+    "units": ("torch", ""),
     "experiment": (
         "lightning numpy",
-        "errors clipping adaptive agc by_name record tensorboard callback models data "
-        "config settings preflight progress",
+        "errors clipping adaptive agc by_name record recording tensorboard callback models data "
+        "config settings preflight progress units",
     ),
-    "summary": ("numpy rich", "record experiment"),
     "report": (
-        "matplotlib numpy plotly rich",
-        "errors record recording health tensorboard settings",
+        "matplotlib numpy pydantic rich",
+        "errors record recording health tensorboard config settings",
     ),
-    "reproduction": ("matplotlib numpy", "errors record recording health report"),
-    "cli": ("rich typer", "errors settings experiment summary report"),
+    "summary": ("numpy rich", "health record experiment report"),
+    "sweep": (
+        "matplotlib rich torch",
+        "errors config settings preflight units experiment report",
+    ),
+    "inspection": (
+        "lightning matplotlib rich torch",
+        "errors config settings experiment report sweep",
+    ),
+    "reproduction": (
+        "lightning matplotlib numpy rich torch",
+        "errors clipping record recording tensorboard clipper data mistakes settings "
+        "experiment health sweep",
+    ),
+    "cli": (
+        "rich typer",
+        "errors settings experiment summary report sweep reproduction inspection",
+    ),
     "__main__": ("", "cli"),
 }
 EVERYWHERE = {"typing_extensions"}
@@ -146,7 +166,7 @@ def test_every_third_party_import_is_a_requirement() -> None:
     required = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"]}
     imports = {name for packages, _ in HOUSE.values() for name in packages.split()}
     # Spoken by pydantic and by TensorBoard, which bring the version they speak.
-    imports -= {"pydantic_core", "werkzeug"}
+    imports -= {"google", "pydantic_core", "werkzeug"}
 
     for name in imports | EVERYWHERE:
         [distribution] = packages_distributions()[name]

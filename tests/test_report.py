@@ -184,7 +184,7 @@ def test_findings_and_threshold_are_those_of_the_diagnosis(diverged: Path) -> No
     found = diagnose(recording)
     assert found
     for finding in found:
-        assert f"{finding.severity} {finding.text} {finding.advice}" in text
+        assert f"{finding.severity} {finding} {finding.advice}" in text
     suggestion = suggest(recording)
     assert f"max_norm {suggestion.max_norm:.4g}. {suggestion.reason}" in text
 

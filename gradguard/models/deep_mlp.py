@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -72,6 +72,7 @@ class DeepMLP(LightningModule):
             raise ValueError(f"depth must be at least 1, got {depth}")
         super().__init__()
         self.save_hyperparameters()
+        self.activation = activation
         hidden = partial(
             HiddenLayer,
             out_features=width,
@@ -94,6 +95,14 @@ class DeepMLP(LightningModule):
         """Return the logits `[N]` of class 1 for the `points` of shape `[N, 2]`."""
         logits: Tensor = self.output(self.hidden(points))
         return logits.squeeze(-1)
+
+    def activations(self, points: Tensor) -> list[Tensor]:
+        """Return what the units of each hidden layer give, `[N, width]` each."""
+        given, hidden = [], points
+        for layer in cast(list[HiddenLayer], self.hidden):
+            given.append(layer.activate(hidden))
+            hidden = layer(hidden)
+        return given
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -144,9 +153,13 @@ class HiddenLayer(nn.Linear):
         self.activation = activation
         self.shortcut = shortcut and in_features == out_features
 
+    def activate(self, input: Tensor) -> Tensor:
+        """Return activation(norm(W h + b)), with no shortcut around it."""
+        return self.activation(self.norm(super().forward(input)))
+
     @override
     def forward(self, input: Tensor) -> Tensor:
-        output = self.activation(self.norm(super().forward(input)))
+        output = self.activate(input)
         return input + output if self.shortcut else output
 
 

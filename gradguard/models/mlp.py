@@ -1,5 +1,7 @@
 """One hidden layer on unscaled regression targets: the gradients explode."""
 
+from typing import ClassVar, Literal
+
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, relu
@@ -30,6 +32,8 @@ class MLP(LightningModule):
         2019.
     """
 
+    activation: ClassVar[Literal["relu"]] = "relu"
+
     def __init__(
         self,
         *,
@@ -54,8 +58,13 @@ class MLP(LightningModule):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Return the predictions `[N]` for the inputs `x` of shape `[N, 20]`."""
-        predicted: Tensor = self.output(relu(self.hidden(x)))
+        (hidden,) = self.activations(x)
+        predicted: Tensor = self.output(hidden)
         return predicted.squeeze(-1)
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """Return what the hidden units give, one tensor `[N, width]`."""
+        return [relu(self.hidden(x))]
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

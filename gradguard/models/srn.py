@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -42,6 +42,8 @@ class SRN(LightningModule):
         section 6.2, https://github.com/nndl/practice-in-paddle, 2022.
     """
 
+    activation: ClassVar[Literal["tanh"]] = "tanh"
+
     def __init__(
         self,
         *,
@@ -69,6 +71,10 @@ class SRN(LightningModule):
         """Return h_1 .. h_L, `[N, L, 32]`, for the `digits` of shape `[N, L]`."""
         states: Tensor = self.cell(self.embedding(digits))[0]
         return states
+
+    def activations(self, digits: Tensor) -> list[Tensor]:
+        """Return what the hidden units give at every step, one tensor `[N, L, 32]`."""
+        return [self.hidden_states(digits)]
 
     @override
     def forward(self, digits: Tensor) -> Tensor:
