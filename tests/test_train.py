@@ -123,7 +123,7 @@ def test_findings_stand_below_the_table_and_notes_do_not(
     for outcome in (diverged, clipped):
         text = " ".join(printed(outcome).split())
         for finding in diagnose(outcome.recording):
-            told = f"{finding.severity} {finding.text}" in text
+            told = f"{finding.severity} {finding}" in text
             assert told is (finding.severity != "note")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Finding, Kind
 from gradguard.health.steps import updates
-from gradguard.record import LARGEST_FLOAT32_NORM, Records
+from gradguard.record import LARGEST_FLOAT32_NORM, Doubles
 from gradguard.recording import Recording
 
 # Of the first total. In both bundled systems that explode the best threshold is there:
@@ -60,7 +60,7 @@ def suggest(recording: Recording) -> Suggestion:
             "Nothing explodes, so none is needed. As an insurance, "
             f"{largest:g} would have left this run as it is.",
         )
-    return _from_the_clip(applied)
+    return _from_the_clip(applied.total_after[np.isfinite(applied.total_after)])
 
 
 def _from_the_first(first: float) -> Suggestion:
@@ -79,8 +79,10 @@ def _from_the_first(first: float) -> Suggestion:
     )
 
 
-def _from_the_clip(applied: Records) -> Suggestion:
-    max_norm = _rounded(float(np.quantile(applied.total_after, _QUANTILE)))
+def _from_the_clip(totals_after: Doubles) -> Suggestion:
+    if not len(totals_after):
+        return Suggestion(None, "No total after clipping is finite.")
+    max_norm = _rounded(float(np.quantile(totals_after, _QUANTILE)))
     return Suggestion(
         max_norm,
         "Nothing is found wrong with this run, and its clip lets through a total of at "

@@ -1,0 +1,103 @@
+"""`gradguard inspect`: one backward pass before any training, layer by layer."""
+
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+
+def _option(*names: str, metavar: str, help: str) -> Any:
+    """Declare an option taken as text, to be read and checked like a config."""
+    return typer.Option(*names, metavar=metavar, help=help, show_default=False)
+
+
+def inspect(
+    *,
+    model: Annotated[
+        str | None,
+        _option("--model", metavar="NAME", help="mlp, deep_mlp or srn."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        _option(
+            "--config",
+            metavar="FILE|NAME",
+            help="An experiment; `gradguard configs` lists the bundled.",
+        ),
+    ] = None,
+    module: Annotated[
+        str | None,
+        _option(
+            "--module",
+            metavar="MODULE:CLASS",
+            help="A LightningModule of yours, as package.module:Class.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        _option("--batch-size", metavar="NUMBER", help="Samples of the pass."),
+    ] = None,
+    full_batch: Annotated[
+        bool,
+        typer.Option(
+            "--full-batch", help="Take all training rows.", show_default=False
+        ),
+    ] = False,
+    seed: Annotated[
+        str | None,
+        _option("--seed", metavar="NUMBER", help="Of weights and batch (default: 0)."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        _option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting, as model.depth=30, or an argument of MODULE:CLASS.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON document.", show_default=False),
+    ] = False,
+    figure: Annotated[
+        str | None,
+        _option(
+            "--figure", metavar="FILE", help="Draw the norms into a .png, .svg or .pdf."
+        ),
+    ] = None,
+) -> None:
+    """Pass one batch forward and backward, and show each layer's gradient norm.
+
+    Nothing is trained: this is what the initialisation alone makes of gradients.
+    """
+    from gradguard.inspection.command import Wanted, inspect
+    from gradguard.settings import resolve
+
+    wanted = Wanted(as_json=as_json, figure=figure)
+    if module is None:
+        shorthands = {"data.batch_size": batch_size, "seed": seed}
+        given = [f"{key}={text}" for key, text in shorthands.items() if text]
+        experiment = resolve(
+            config=config,
+            assignments=[*(settings or ()), *given],
+            values={"model.name": model},
+        )
+        # torch takes seconds to import; a wrong name is told before.
+        from gradguard.inspection.subjects import inspect_experiment
+
+        inspect(partial(inspect_experiment, experiment, full_batch=full_batch), wanted)
+    else:
+        from gradguard.inspection.module import inspect_module, require_unused
+
+        require_unused(
+            {
+                "--model": model,
+                "--config": config,
+                "--batch-size": batch_size,
+                "--full-batch": full_batch or None,
+            }
+        )
+        inspect(
+            partial(inspect_module, module, arguments=settings or (), seed=seed or "0"),
+            wanted,
+        )

@@ -1,0 +1,22 @@
+"""A bundled experiment, inspected."""
+
+from lightning.pytorch import seed_everything
+
+from gradguard.config import Experiment
+from gradguard.experiment import build
+from gradguard.inspection.layers import Inspection
+from gradguard.inspection.passes import by_trainer
+
+
+def inspect_experiment(experiment: Experiment, *, full_batch: bool) -> Inspection:
+    """Return the passes of a bundled model over its first batch, or all training rows.
+
+    Raises:
+        ConfigError: If the settings do not fit each other.
+    """
+    seed_everything(experiment.seed, verbose=False)
+    model, data, _ = build(experiment)
+    data.setup("fit")
+    batches = data.train_eval_dataloader() if full_batch else data.train_dataloader()
+    rows = "all training rows" if full_batch else "the first batch"
+    return by_trainer(model, batches, subject=experiment.name, rows=rows)
