@@ -1,33 +1,18 @@
 """`gradguard inspect`: one backward pass before any training, layer by layer."""
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
-
-
-def _option(*names: str, metavar: str, help: str) -> Any:
-    """Declare an option taken as text, to be read and checked like a config."""
-    return typer.Option(*names, metavar=metavar, help=help, show_default=False)
+from gradguard.cli.options import Config, Figure, Json, Model, flag, text
 
 
 def inspect(
     *,
-    model: Annotated[
-        str | None,
-        _option("--model", metavar="NAME", help="mlp, deep_mlp or srn."),
-    ] = None,
-    config: Annotated[
-        str | None,
-        _option(
-            "--config",
-            metavar="FILE|NAME",
-            help="An experiment; `gradguard configs` lists the bundled.",
-        ),
-    ] = None,
+    model: Model = None,
+    config: Config = None,
     module: Annotated[
         str | None,
-        _option(
+        text(
             "--module",
             metavar="MODULE:CLASS",
             help="A LightningModule of yours, as package.module:Class.",
@@ -35,36 +20,26 @@ def inspect(
     ] = None,
     batch_size: Annotated[
         str | None,
-        _option("--batch-size", metavar="NUMBER", help="Samples of the pass."),
+        text("--batch-size", metavar="NUMBER", help="Samples of the pass."),
     ] = None,
     full_batch: Annotated[
         bool,
-        typer.Option(
-            "--full-batch", help="Take all training rows.", show_default=False
-        ),
+        flag("--full-batch", help="Take all training rows."),
     ] = False,
     seed: Annotated[
         str | None,
-        _option("--seed", metavar="NUMBER", help="Of weights and batch (default: 0)."),
+        text("--seed", metavar="NUMBER", help="Of weights and batch (default: 0)."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        _option(
+        text(
             "--set",
             metavar="KEY=VALUE",
             help="A setting, as model.depth=30, or an argument of MODULE:CLASS.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON document.", show_default=False),
-    ] = False,
-    figure: Annotated[
-        str | None,
-        _option(
-            "--figure", metavar="FILE", help="Draw the norms into a .png, .svg or .pdf."
-        ),
-    ] = None,
+    as_json: Json = False,
+    figure: Figure = None,
 ) -> None:
     """Pass one batch forward and backward, and show each layer's gradient norm.
 

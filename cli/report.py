@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gradguard.cli.options import Figure, Json, flag, text
+
 
 def report(
     *,
@@ -14,42 +16,30 @@ def report(
             metavar="RUN...", help="Directories of runs, or ones above them."
         ),
     ],
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON document.", show_default=False),
-    ] = False,
+    as_json: Json = False,
     html: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE", help="Write a page for any browser.", show_default=False
-        ),
+        text("--html", metavar="FILE", help="Write a page for any browser."),
     ] = None,
-    figure: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Draw the norms into a .png, .svg or .pdf.",
-            show_default=False,
-        ),
-    ] = None,
+    figure: Figure = None,
     layers: Annotated[
         bool,
-        typer.Option("--layers", help="Print a table by layer.", show_default=False),
+        flag("--layers", help="Print a table by layer."),
     ] = False,
     steps: Annotated[
         str | None,
-        typer.Option(
+        text(
+            "--steps",
             metavar="N|M:N",
             help="Draw the first N steps, or M to N.",
-            show_default=False,
         ),
     ] = None,
     parameters: Annotated[
         str | None,
-        typer.Option(
+        text(
+            "--parameters",
             metavar="REGEX",
             help="Draw the parameters of such names.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:

@@ -1,66 +1,45 @@
 """`gradguard sweep`: run an experiment under many settings and seeds."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-
-def _option(*names: str, metavar: str, help: str) -> Any:
-    """Declare an option taken as text, to be read and checked like a config."""
-    return typer.Option(*names, metavar=metavar, help=help, show_default=False)
+from gradguard.cli.options import (
+    ClipOrder,
+    Config,
+    Figure,
+    Json,
+    Model,
+    PerParameter,
+    count,
+    flag,
+    text,
+)
 
 
 def sweep(
     *,
-    model: Annotated[
-        str | None,
-        _option(
-            "--model",
-            metavar="NAME",
-            help="mlp, deep_mlp or srn; a config may name it instead.",
-        ),
-    ] = None,
-    config: Annotated[
-        str | None,
-        _option(
-            "--config",
-            metavar="FILE|NAME",
-            help="An experiment; `gradguard configs` lists the bundled.",
-        ),
-    ] = None,
+    model: Model = None,
+    config: Config = None,
     clip_norm: Annotated[
         str | None,
-        _option(
+        text(
             "--clip-norm", metavar="VALUES", help="Largest L2 norms, as none,0.1,1,5."
         ),
     ] = None,
     clip_value: Annotated[
         str | None,
-        _option(
+        text(
             "--clip-value",
             metavar="VALUES",
             help="Largest absolute values of an element.",
         ),
     ] = None,
-    clip_order: Annotated[
-        str | None,
-        _option(
-            "--clip-order",
-            metavar="ORDER",
-            help="Of both: norm,value (default) or value,norm.",
-        ),
-    ] = None,
-    per_parameter: Annotated[
-        bool,
-        typer.Option(
-            "--per-parameter",
-            help="Clip each parameter's norm by itself.",
-            show_default=False,
-        ),
-    ] = False,
+    clip_order: ClipOrder = None,
+    per_parameter: PerParameter = False,
     swept: Annotated[
         list[str] | None,
-        _option(
+        text(
             "--sweep",
             metavar="KEY=VALUES",
             help="Any setting, as model.width=25,100; repeatable.",
@@ -68,20 +47,18 @@ def sweep(
     ] = None,
     max_epochs: Annotated[
         str | None,
-        _option(
-            "--max-epochs", metavar="VALUES", help="Passes over the training data."
-        ),
+        text("--max-epochs", metavar="VALUES", help="Passes over the training data."),
     ] = None,
     batch_size: Annotated[
         str | None,
-        _option("--batch-size", metavar="VALUES", help="Samples per optimizer step."),
+        text("--batch-size", metavar="VALUES", help="Samples per optimizer step."),
     ] = None,
     lr: Annotated[
-        str | None, _option("--lr", metavar="VALUES", help="Learning rates.")
+        str | None, text("--lr", metavar="VALUES", help="Learning rates.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        _option(
+        text(
             "--set",
             metavar="KEY=VALUE",
             help="Any setting of all runs, as model.depth=30; repeatable.",
@@ -89,35 +66,21 @@ def sweep(
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(
-            "--seeds", metavar="NUMBER", min=1, help="Runs of each combination."
-        ),
+        count("--seeds", help="Runs of each combination."),
     ] = 5,
-    jobs: Annotated[
-        int, typer.Option("--jobs", metavar="NUMBER", min=1, help="Runs at a time.")
-    ] = 1,
+    jobs: Annotated[int, count("--jobs", help="Runs at a time.")] = 1,
     log_dir: Annotated[
         str | None,
-        _option(
+        text(
             "--log-dir", metavar="DIRECTORY", help="Where results go (default: runs)."
         ),
     ] = None,
     keep_runs: Annotated[
         bool,
-        typer.Option(
-            "--keep-runs", help="Keep events and checkpoints.", show_default=False
-        ),
+        flag("--keep-runs", help="Keep events and checkpoints."),
     ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print JSON, not a table.", show_default=False),
-    ] = False,
-    figure: Annotated[
-        str | None,
-        _option(
-            "--figure", metavar="FILE", help="Draw it too, into a .png, .svg or .pdf."
-        ),
-    ] = None,
+    as_json: Json = False,
+    figure: Figure = None,
 ) -> None:
     """Compare settings over several seeds: metrics, clipping, stuck units, divergence.
 

@@ -1,36 +1,17 @@
 """`gradguard train`: run one experiment."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
-
-
-def _option(*names: str, metavar: str, help: str) -> Any:
-    """Declare an option taken as text, to be read and checked like a config."""
-    return typer.Option(*names, metavar=metavar, help=help, show_default=False)
+from gradguard.cli.options import ClipOrder, Config, Model, PerParameter, flag, text
 
 
 def train(
     *,
-    model: Annotated[
-        str | None,
-        _option(
-            "--model",
-            metavar="NAME",
-            help="mlp, deep_mlp or srn; a config may name it instead.",
-        ),
-    ] = None,
-    config: Annotated[
-        str | None,
-        _option(
-            "--config",
-            metavar="FILE|NAME",
-            help="An experiment; `gradguard configs` lists the bundled.",
-        ),
-    ] = None,
+    model: Model = None,
+    config: Config = None,
     clip_norm: Annotated[
         str | None,
-        _option(
+        text(
             "--clip-norm",
             metavar="NUMBER",
             help="Largest L2 norm of all gradients together.",
@@ -38,31 +19,17 @@ def train(
     ] = None,
     clip_value: Annotated[
         str | None,
-        _option(
+        text(
             "--clip-value",
             metavar="NUMBER",
             help="Largest absolute value of a gradient's element.",
         ),
     ] = None,
-    clip_order: Annotated[
-        str | None,
-        _option(
-            "--clip-order",
-            metavar="ORDER",
-            help="Of both: norm,value (default) or value,norm.",
-        ),
-    ] = None,
-    per_parameter: Annotated[
-        bool,
-        typer.Option(
-            "--per-parameter",
-            help="Clip each parameter's norm by itself.",
-            show_default=False,
-        ),
-    ] = False,
+    clip_order: ClipOrder = None,
+    per_parameter: PerParameter = False,
     clip: Annotated[
         list[str] | None,
-        _option(
+        text(
             "--clip",
             metavar="POLICY",
             help="norm:5, value:1, auto:10, zclip, agc:0.01; repeatable.",
@@ -70,7 +37,7 @@ def train(
     ] = None,
     clip_by_name: Annotated[
         list[str] | None,
-        _option(
+        text(
             "--clip-by-name",
             metavar="PATTERN=POLICY",
             help="For some parameters only, as 'rnn.*=value:10'; repeatable.",
@@ -78,7 +45,7 @@ def train(
     ] = None,
     on_nonfinite: Annotated[
         str | None,
-        _option(
+        text(
             "--on-nonfinite",
             metavar="ACTION",
             help="At a NaN or Inf gradient: record (default), skip or raise.",
@@ -86,7 +53,7 @@ def train(
     ] = None,
     max_consecutive_skips: Annotated[
         str | None,
-        _option(
+        text(
             "--max-consecutive-skips",
             metavar="NUMBER",
             help="So many skips in a row are let pass (default: 10).",
@@ -94,34 +61,26 @@ def train(
     ] = None,
     layer_statistics: Annotated[
         bool,
-        typer.Option(
-            "--layer-statistics",
-            help="Record weights and gradients by epoch.",
-            show_default=False,
-        ),
+        flag("--layer-statistics", help="Record weights and gradients by epoch."),
     ] = False,
     accelerator: Annotated[
         str | None,
-        _option(
-            "--accelerator", metavar="NAME", help="auto, cpu, gpu, cuda, mps or tpu."
-        ),
+        text("--accelerator", metavar="NAME", help="auto, cpu, gpu, cuda, mps or tpu."),
     ] = None,
     devices: Annotated[
         str | None,
-        _option(
-            "--devices", metavar="NUMBER", help="How many, or which: 2; 0,1; auto."
-        ),
+        text("--devices", metavar="NUMBER", help="How many, or which: 2; 0,1; auto."),
     ] = None,
     num_nodes: Annotated[
-        str | None, _option("--num-nodes", metavar="NUMBER", help="Machines.")
+        str | None, text("--num-nodes", metavar="NUMBER", help="Machines.")
     ] = None,
     strategy: Annotated[
         str | None,
-        _option("--strategy", metavar="NAME", help="Lightning's: auto, ddp, fsdp, ..."),
+        text("--strategy", metavar="NAME", help="Lightning's: auto, ddp, fsdp, ..."),
     ] = None,
     precision: Annotated[
         str | None,
-        _option(
+        text(
             "--precision",
             metavar="NAME",
             help="32-true, 16-mixed, bf16-mixed, 64-true, ...",
@@ -129,38 +88,34 @@ def train(
     ] = None,
     max_epochs: Annotated[
         str | None,
-        _option(
-            "--max-epochs", metavar="NUMBER", help="Passes over the training data."
-        ),
+        text("--max-epochs", metavar="NUMBER", help="Passes over the training data."),
     ] = None,
     batch_size: Annotated[
         str | None,
-        _option("--batch-size", metavar="NUMBER", help="Samples per optimizer step."),
+        text("--batch-size", metavar="NUMBER", help="Samples per optimizer step."),
     ] = None,
     lr: Annotated[
-        str | None, _option("--lr", metavar="NUMBER", help="Learning rate.")
+        str | None, text("--lr", metavar="NUMBER", help="Learning rate.")
     ] = None,
     optimizer: Annotated[
         str | None,
-        _option("--optimizer", metavar="NAME", help="sgd, adam, adamw or rmsprop."),
+        text("--optimizer", metavar="NAME", help="sgd, adam, adamw or rmsprop."),
     ] = None,
     weight_decay: Annotated[
         str | None,
-        _option("--weight-decay", metavar="NUMBER", help="Of the optimizer."),
+        text("--weight-decay", metavar="NUMBER", help="Of the optimizer."),
     ] = None,
     seed: Annotated[
         str | None,
-        _option("--seed", metavar="NUMBER", help="Of weights and shuffling."),
+        text("--seed", metavar="NUMBER", help="Of weights and shuffling."),
     ] = None,
     log_dir: Annotated[
         str | None,
-        _option(
-            "--log-dir", metavar="DIRECTORY", help="Where runs go (default: runs)."
-        ),
+        text("--log-dir", metavar="DIRECTORY", help="Where runs go (default: runs)."),
     ] = None,
     log_every_n_steps: Annotated[
         str | None,
-        _option(
+        text(
             "--log-every-n-steps",
             metavar="NUMBER",
             help="Steps between writes (default: 1).",
@@ -168,7 +123,7 @@ def train(
     ] = None,
     resume: Annotated[
         str | None,
-        _option(
+        text(
             "--resume",
             metavar="CHECKPOINT",
             help="Go on from an earlier run's checkpoint.",
@@ -176,7 +131,7 @@ def train(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        _option(
+        text(
             "--set",
             metavar="KEY=VALUE",
             help="Any setting of a config, as model.depth=30; repeatable.",

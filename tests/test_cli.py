@@ -82,6 +82,12 @@ def test_surface_is_this() -> None:
 
     assert surface == {
         "--version",
+        "reproduce --jobs",
+        "reproduce --list",
+        "reproduce --output",
+        "reproduce --quick",
+        "reproduce --seeds",
+        "reproduce names",
         "report --figure",
         "report --html",
         "report --json",
