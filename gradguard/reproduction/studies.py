@@ -1,0 +1,38 @@
+"""All studies by name, in the order of the documents."""
+
+from collections.abc import Sequence
+
+from gradguard.errors import ConfigError
+from gradguard.mistakes import nearest
+from gradguard.reproduction.arithmetic import ARITHMETIC_STUDIES
+from gradguard.reproduction.circles import CIRCLES_STUDIES
+from gradguard.reproduction.depth import DEPTH_STUDIES
+from gradguard.reproduction.mlp import MLP_STUDIES
+from gradguard.reproduction.srn import SRN_STUDIES
+from gradguard.reproduction.study import Study
+from gradguard.reproduction.thresholds import THRESHOLD_STUDIES
+
+STUDIES = {
+    study.name: study
+    for study in (
+        *MLP_STUDIES,
+        *THRESHOLD_STUDIES,
+        *CIRCLES_STUDIES,
+        *DEPTH_STUDIES,
+        *SRN_STUDIES,
+        *ARITHMETIC_STUDIES,
+    )
+}
+
+
+def select(names: Sequence[str]) -> list[Study]:
+    """Return the studies of these names, all of them where none is given.
+
+    Raises:
+        ConfigError: If there is none of a name.
+    """
+    for name in names:
+        if name not in STUDIES:
+            near = nearest(name, list(STUDIES))
+            raise ConfigError(f"no experiment {name!r}, did you mean {near!r}?")
+    return [STUDIES[name] for name in names or STUDIES]
