@@ -192,6 +192,20 @@ def test_band_that_is_left_is_exit_code_1(
     )
 
 
+def test_run_that_dies_is_told_and_the_others_are_on_the_page(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = STUDIES["chain"]
+    dying = tuple(replace(trial, compute="os:abort") for trial in chain.trials)
+    monkeypatch.setitem(STUDIES, "chain", replace(chain, trials=dying))
+
+    code, _, err = call("chain", "logistic-map", "--output", str(tmp_path))
+
+    assert code == 1
+    assert "a run of seed 0 failed: its process died, exit code -6" in err
+    assert "## logistic-map" in (tmp_path / "README.md").read_text()
+
+
 def test_ctrl_c_leaves_what_is_finished_on_the_page(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +221,7 @@ def test_ctrl_c_leaves_what_is_finished_on_the_page(
 
     assert code == 130
     assert "interrupted after 2 of 3 runs" in err
-    assert "Interrupted before `logistic-map`." in page
+    assert "Not finished: `logistic-map`." in page
     assert "## chain" in page
 
 

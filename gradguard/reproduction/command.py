@@ -20,7 +20,9 @@ _DPI = 85  # a picture of 20 to 70 kB
 
 
 def reproduce(studies: Sequence[Study], settings: Settings, *, jobs: int) -> list[str]:
-    """Run the studies, write the page, print a summary; return the bands left.
+    """Run the studies, write the page, print a summary; return what went wrong.
+
+    Bands that were left, and runs that ended without a result: a sentence each.
 
     Args:
         studies: What to run.
@@ -37,7 +39,7 @@ def reproduce(studies: Sequence[Study], settings: Settings, *, jobs: int) -> lis
         for study in studies
     }
     tasks = list(dict.fromkeys(t for mine in wanted.values() for t in mine.values()))
-    runs = _run(tasks, jobs=jobs)
+    runs, failures = _run(tasks, jobs=jobs)
     finished = {
         name: _results(mine, runs)
         for name, mine in wanted.items()
@@ -45,14 +47,17 @@ def reproduce(studies: Sequence[Study], settings: Settings, *, jobs: int) -> lis
     }
     page = _write(studies, finished, settings)
     _show(studies, finished)
-    if len(runs) < len(tasks):
+    if len(runs) + len(failures) < len(tasks):
         raise Interrupted(
             f"interrupted after {len(runs)} of {len(tasks)} runs; what was finished is "
             f"in {page}"
         )
     Console().print(f"\n{page}", soft_wrap=True, markup=False, highlight=False)
-    return [
-        sentence for study in studies for sentence in left(study, finished[study.name])
+    return failures + [
+        sentence
+        for study in studies
+        if study.name in finished
+        for sentence in left(study, finished[study.name])
     ]
 
 
@@ -66,9 +71,10 @@ def _make(output: Path) -> None:
         ) from None
 
 
-def _run(tasks: Sequence[Task], *, jobs: int) -> dict[Task, Run]:
+def _run(tasks: Sequence[Task], *, jobs: int) -> tuple[dict[Task, Run], list[str]]:
     """Run them all, or as many as there was time for until Ctrl-C."""
     runs: dict[Task, Run] = {}
+    failures: list[str] = []
     stderr = Console(stderr=True)
     with Progress(
         "runs",
@@ -82,11 +88,14 @@ def _run(tasks: Sequence[Task], *, jobs: int) -> dict[Task, Run]:
         progress = bar.add_task("", total=len(tasks))
         try:
             for task, run in run_all(tasks, jobs=jobs):
-                runs[task] = run
+                if isinstance(run, Exception):
+                    failures.append(f"a run of seed {task.seed} failed: {run}")
+                else:
+                    runs[task] = run
                 bar.advance(progress)
         except KeyboardInterrupt:
             bar.stop()
-    return runs
+    return runs, failures
 
 
 def _results(tasks: dict[tuple[str, int], Task], runs: dict[Task, Run]) -> Results:

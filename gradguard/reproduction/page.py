@@ -79,7 +79,7 @@ def _head(settings: Settings) -> list[str]:
 
 def _missing(finished: Mapping[str, Results], studies: Sequence[Study]) -> list[str]:
     names = [f"`{study.name}`" for study in studies if study.name not in finished]
-    return [f"Interrupted before {', '.join(names)}.", ""] if names else []
+    return [f"Not finished: {', '.join(names)}.", ""] if names else []
 
 
 def _summary(studies: Sequence[Study], finished: Mapping[str, Results]) -> list[str]:

@@ -28,14 +28,14 @@ def tasks_of(study: Study, *, seeds: int, quick: bool) -> dict[tuple[str, int], 
     }
 
 
-def run_all(tasks: Sequence[Task], *, jobs: int) -> Iterator[tuple[Task, Run]]:
-    """Yield each task with its run, first done first."""
+def run_all(
+    tasks: Sequence[Task], *, jobs: int
+) -> Iterator[tuple[Task, Run | Exception]]:
+    """Yield each task with its run, or with what ended it, first done first."""
     # One scratch directory for all: what is killed cannot clear up after itself.
     with TemporaryDirectory(prefix="gradguard-") as scratch:
         do = partial(execute, scratch=scratch)
         for position, value in each(do, tasks, jobs=jobs):
-            if isinstance(value, Exception):
-                raise value
             yield tasks[position], value
 
 
