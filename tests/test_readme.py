@@ -33,12 +33,9 @@ def test_readme_code_runs_as_pasted(
 
 
 COMMANDS = [
-    [
-        line.split("#")[0].strip()
-        for line in block.splitlines()
-        if line.startswith(("gradguard ", "torchrun "))
-    ]
+    commands
     for block in blocks("sh")
+    if (commands := re.findall(r"^((?:gradguard|torchrun) [^#\n]*[^#\s])", block, re.M))
 ]
 
 
@@ -58,7 +55,7 @@ def run(command: str, directory: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("commands", filter(None, COMMANDS), ids=" ".join)
+@pytest.mark.parametrize("commands", COMMANDS, ids=" ".join)
 def test_readme_commands_run_as_pasted(tmp_path: Path, commands: list[str]) -> None:
     for command in commands:
         trains = " train " in command
