@@ -75,7 +75,7 @@ class ClipNorm:
         state["threshold"] = self.max_norm
         size = norms if self.per_parameter else total_norm(norms)
         # 1e-6 and the clamp are torch's: they make the results bit-identical.
-        coefficient = (self.max_norm / (size + 1e-6)).clamp(max=1.0)
+        coefficient = (size + 1e-6).reciprocal_().mul_(self.max_norm).clamp_(max=1.0)
         return scale(gradients, norms, coefficient)
 
 
@@ -122,7 +122,7 @@ class ClipValue:
 
     def _clamp(self, gradients: Gradients) -> None:
         for positions in gradients.groups.values():
-            tensors = [gradients.tensors[position] for position in positions]
+            tensors = gradients.at(positions)
             torch._foreach_clamp_min_(tensors, -self.clip_value)
             torch._foreach_clamp_max_(tensors, self.clip_value)
 
@@ -154,6 +154,7 @@ def in_words(policies: Sequence[Policy]) -> str:
     return ", ".join(map(repr, policies))
 
 
+@torch.no_grad()
 def apply(
     policies: Sequence[Policy], gradients: Gradients, state: State
 ) -> tuple[Tensor, Tensor]:
@@ -171,7 +172,6 @@ def apply(
     return before, apply_to(before, policies, gradients, state)
 
 
-@torch.no_grad()
 def apply_to(
     norms: Tensor, policies: Sequence[Policy], gradients: Gradients, state: State
 ) -> Tensor:
@@ -190,24 +190,17 @@ def scale(gradients: Gradients, norms: Tensor, coefficient: Tensor) -> Tensor:
         norms: Their L2 norms, `[n]`.
         coefficient: 0-d or `[n]`, 0 to 1.
     """
-    changed = _multiply(gradients, coefficient)
-    if changed and gradients.any_half:
+    if coefficient.is_cpu and (coefficient.numpy() == 1.0).all():
+        return norms
+    for (_, device), positions in gradients.groups.items():
+        here = coefficient.to(device)
+        if here.ndim:
+            each = here.unbind()
+            here = [each[position] for position in positions]
+        torch._foreach_mul_(gradients.at(positions), here)
+    if gradients.any_half:
         return gradients.norms()  # every product was rounded to half precision
     return norms * coefficient
-
-
-def _multiply(gradients: Gradients, coefficient: Tensor) -> bool:
-    """Multiply by one coefficient or one each; return False where all are known as 1."""
-    if coefficient.device.type == "cpu" and (coefficient.numpy() == 1.0).all():
-        return False
-    for (_, device), positions in gradients.groups.items():
-        tensors = [gradients.tensors[position] for position in positions]
-        here = coefficient.to(device)
-        if coefficient.ndim:
-            torch._foreach_mul_(tensors, [here[position] for position in positions])
-        else:
-            torch._foreach_mul_(tensors, here)
-    return True
 
 
 def require_positive(field: str, value: float) -> None:

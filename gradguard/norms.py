@@ -5,6 +5,7 @@ and complex gradients count like any other, and on the CPU a float32 norm whose 
 overflow or underflow is measured again in float64.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -58,11 +59,16 @@ class Gradients:
         self._names = names or {}
         self._whole = whole
         self.parameters = parameters
+        self.groups: dict[tuple[torch.dtype, torch.device], Sequence[int]]
+        if _all_plain_and_alike(self._gradients):
+            self.tensors, (first, *_) = self._gradients, self._gradients
+            self.groups = {(first.dtype, first.device): range(len(self.tensors))}
+            return
         self.tensors = [plain(gradient) for gradient in self._gradients]
-        self.groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for position, tensor in enumerate(self.tensors):
-            kind = (tensor.dtype, tensor.device)
-            self.groups.setdefault(kind, []).append(position)
+            groups.setdefault((tensor.dtype, tensor.device), []).append(position)
+        self.groups = {**groups}
 
     def __bool__(self) -> bool:
         """Whether there are gradients, be it on other ranks only."""
@@ -107,7 +113,12 @@ class Gradients:
             whole=(lambda _: pick(self.norms(), positions)) if self._whole else None,
         )
 
-    @torch.no_grad()
+    def at(self, positions: Sequence[int]) -> list[Tensor]:
+        """Return the tensors at some positions."""
+        if len(positions) == len(self.tensors):
+            return self.tensors
+        return [self.tensors[position] for position in positions]
+
     def norms(self, *, exact: bool = False) -> Tensor:
         """Return ||g_i||_2 of every gradient, `[n]`, on the first gradient's device.
 
@@ -124,24 +135,26 @@ class Gradients:
     def _norms(self, asked: torch.dtype | None) -> Tensor:
         if not self.tensors:
             return torch.zeros(0)
-        device = self.tensors[0].device
-        norms: list[Tensor] = [torch.empty(0)] * len(self.tensors)
+        norms: Sequence[Tensor] = ()
+        placed: list[Tensor] = [torch.empty(0)] * len(self.tensors)
         for (dtype, _), positions in self.groups.items():
             # float16 sums overflow at a norm of 256, bfloat16 sums have 8 bits.
             wide = asked or (torch.float32 if dtype in _HALF else None)
-            group = [self.tensors[position] for position in positions]
-            for position, norm in zip(
-                positions, torch._foreach_norm(group, 2.0, dtype=wide), strict=True
-            ):
-                norms[position] = norm
+            norms = torch._foreach_norm(self.at(positions), 2.0, dtype=wide)
+            if len(self.groups) > 1:
+                for position, norm in zip(positions, norms, strict=True):
+                    placed[position] = norm
         if len(self.groups) > 1:
-            norms = _alike(norms, device)
-        stacked = torch.stack(norms)
-        return self._widened(stacked) if stacked.device.type == "cpu" else stacked
+            norms = _alike(placed, self.tensors[0].device)
+        stacked = torch.stack(tuple(norms))
+        return self._widened(stacked) if stacked.is_cpu else stacked
 
     def _widened(self, norms: Tensor) -> Tensor:
         """Measure again in float64 what float32 squares cannot hold."""
         host = norms.numpy()
+        # Two looks that see a NaN too: next to nothing, on the common way out.
+        if host[host.argmin()] >= _SMALLEST_EXACT and host[host.argmax()] < np.inf:
+            return norms
         overflowed = np.isinf(host)
         inexact = np.flatnonzero(overflowed | (host < _SMALLEST_EXACT))
         if not inexact.size:
@@ -168,9 +181,20 @@ def total_norm(norms: Tensor) -> Tensor:
     On the CPU a sum of squares beyond float32 is taken in float64.
     """
     total: Tensor = torch.linalg.vector_norm(norms)
-    if total.device.type == "cpu" and np.isinf(total.numpy()):
+    if total.is_cpu and math.isinf(total.numpy()):
         total = torch.linalg.vector_norm(norms, dtype=torch.float64)
     return total
+
+
+def _all_plain_and_alike(gradients: Sequence[Tensor]) -> bool:
+    """Whether gradients are dense and real, of one dtype and on one device."""
+    dtypes = {gradient.dtype for gradient in gradients}
+    # An integer per device, since a process has one kind of accelerator: a fraction of
+    # what it takes to make a `torch.device`.
+    devices = {gradient.get_device() for gradient in gradients}
+    layouts = {gradient.layout for gradient in gradients}
+    alike = len(dtypes) == len(devices) == 1 and layouts == {torch.strided}
+    return alike and not gradients[0].is_complex()
 
 
 def _alike(norms: Sequence[Tensor], device: torch.device) -> list[Tensor]:
