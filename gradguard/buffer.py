@@ -1,7 +1,5 @@
 """Steps wait here, on the device of the gradients, until one copy takes them to the host."""
 
-import itertools
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,22 +48,22 @@ class Buffer:
         The norms are kept, not copied: they must not be changed in place afterwards.
         """
         self.steps.append(step)
-        self._before.append(before)
-        self._after.append(after)
+        self._before.append(before.to(self._device))
+        self._after.append(after.to(self._device))
         self._loss.append(self._unknown)
 
     def put_loss(self, loss: Tensor) -> None:
         """Set the loss of the step put in last, a scalar."""
         # A copy: the loss may be part of something large, or be changed in place.
-        self._loss[-1] = loss.detach().clone()
+        self._loss[-1] = loss.detach().to(self._device, copy=True)
 
     def drain(self, names: tuple[str, ...], order: list[int]) -> Records:
         """Take everything out, the parameters sorted by `order` and called `names`."""
-        held = (self._before, self._after, self._loss)
-        parts = [each.to(self._device).flatten() for each in itertools.chain(*held)]
-        flat, count = torch.cat(parts).float().cpu().numpy(), len(self.steps)
+        loss, count = torch.stack(self._loss), len(self.steps)
+        block = torch.cat([*self._before, *self._after, loss.flatten()])
+        flat = block.float().cpu().numpy()
         norms = flat[:-count].reshape(2, count, -1)[:, :, order]
         steps = np.array(self.steps, dtype=np.int64)
-        for emptied in (self.steps, *held):
+        for emptied in (self.steps, self._before, self._after, self._loss):
             emptied.clear()
         return from_stored(names, steps, np.moveaxis(norms, 0, -1), flat[-count:])

@@ -136,7 +136,8 @@ class Ledger:
             return None
         records = self._buffer.drain(self.columns.names, self.columns.order)
         healthy = records.total_before[np.isfinite(records.total_before)]
-        self._median = float(np.median(healthy)) if len(healthy) else np.inf
+        middle = len(healthy) // 2
+        self._median = float(np.sort(healthy)[middle]) if len(healthy) else np.inf
         return records
 
     @torch.no_grad()
