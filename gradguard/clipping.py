@@ -74,9 +74,18 @@ class ClipNorm:
         """Scale the gradients down to `max_norm`; see `Policy.clip`."""
         state["threshold"] = self.max_norm
         size = norms if self.per_parameter else total_norm(norms)
-        # 1e-6 and the clamp are torch's: they make the results bit-identical.
-        coefficient = (size + 1e-6).reciprocal_().mul_(self.max_norm).clamp_(max=1.0)
-        return scale(gradients, norms, coefficient)
+        return scale(gradients, norms, self._coefficient(size))
+
+    def _coefficient(self, size: Tensor) -> Tensor:
+        """Return min(1, max_norm / (size + 1e-6)), in the place of a single size."""
+        # 1e-6 and the order of the operations are torch's: results are bit-identical.
+        if size.ndim or not size.is_cpu:
+            return (size + 1e-6).reciprocal_().mul_(self.max_norm).clamp_(max=1.0)
+        host = size.numpy()  # the same, without a kernel for each operation
+        exact = host.dtype.type
+        quotient = exact(1) / (host[()] + exact(1e-6)) * exact(self.max_norm)
+        host[()] = min(quotient, exact(1))  # NaN stays, since it comes first
+        return size
 
 
 @dataclass(frozen=True)
@@ -190,17 +199,25 @@ def scale(gradients: Gradients, norms: Tensor, coefficient: Tensor) -> Tensor:
         norms: Their L2 norms, `[n]`.
         coefficient: 0-d or `[n]`, 0 to 1.
     """
-    if coefficient.is_cpu and (coefficient.numpy() == 1.0).all():
+    if coefficient.is_cpu and _all_one(coefficient):
         return norms
     for (_, device), positions in gradients.groups.items():
         here = coefficient.to(device)
         if here.ndim:
-            each = here.unbind()
-            here = [each[position] for position in positions]
-        torch._foreach_mul_(gradients.at(positions), here)
+            units = here.unbind()
+            each = [units[position] for position in positions]
+            torch._foreach_mul_(gradients.at(positions), each)
+        else:
+            torch._foreach_mul_(gradients.at(positions), here)
     if gradients.any_half:
         return gradients.norms()  # every product was rounded to half precision
     return norms * coefficient
+
+
+def _all_one(coefficient: Tensor) -> bool:
+    host = coefficient.numpy()
+    # A reduction costs ten times as much as a look at the one number there mostly is.
+    return bool((host == 1.0).all()) if host.ndim else float(host) == 1.0
 
 
 def require_positive(field: str, value: float) -> None:

@@ -67,8 +67,10 @@ class Columns:
         found = [g for parameter in owners if (g := parameter.grad) is not None]
         if len(found) < len(owners):
             owners = [parameter for parameter in owners if parameter.grad is not None]
-        if to_clip and torch.sparse_coo in {gradient.layout for gradient in found}:
-            found = [_coalesced(parameter) for parameter in owners]
+        gradients = Gradients(found, parameters=owners, names=self._names)
+        if not (to_clip and gradients.any_sparse):
+            return gradients
+        found = [_coalesced(parameter) for parameter in owners]
         return Gradients(found, parameters=owners, names=self._names)
 
     def row(self, norms: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class Ledger:
             return
         if self._policies:
             unscale_at_update(self._optimizer, gradients)
-        norms = gradients.norms()
+        norms = gradients.norms() if self._policies else gradients.quick_norms()
         if self._gate and self._gate.is_bad(*self._rows(norms)):
             norms = gradients.norms(exact=True)  # float32 squares may have overflowed
             if self._gate.is_bad(*self._rows(norms)):
@@ -144,7 +144,7 @@ class Ledger:
     def _norms_now(self) -> Tensor | None:
         """Return the norms `[P]` as they are now, None if there are no gradients."""
         gradients = self.columns.gradients()
-        return self.columns.row(gradients.norms()) if gradients else None
+        return self.columns.row(gradients.quick_norms()) if gradients else None
 
     def _rows(self, norms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the norms `[P]` before, and as they are now."""
