@@ -125,12 +125,14 @@ class Comparison:
 
     def ratios(self, what: str) -> NDArray[np.float64]:
         """Return arm / baseline of each pair: of "median", "mean", or CPU of "main"."""
-        take = {
-            "median": lambda block: np.median(block.steps),
-            "mean": lambda block: np.mean(block.steps),
-            "main": lambda block: block.main,
-        }[what]
-        return np.array([take(arm) / take(base) for base, arm in self.pairs])
+        taken = [(_taken(base, what), _taken(arm, what)) for base, arm in self.pairs]
+        return np.array([arm / base for base, arm in taken])
+
+
+def _taken(block: Block, what: str) -> float:
+    if what == "main":
+        return block.main
+    return float(np.median(block.steps) if what == "median" else block.steps.mean())
 
 
 def compare(arm: Arm, workload: Workload, *, pairs: int, block: int) -> Comparison:

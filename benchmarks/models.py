@@ -46,7 +46,8 @@ class Block(nn.Module):
         query, key, value = split.permute(2, 0, 3, 1, 4)
         heads = scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.out(heads.transpose(1, 2).flatten(-2))
-        return x + self.down(nn.functional.gelu(self.up(self.norm_2(x))))
+        out: Tensor = x + self.down(nn.functional.gelu(self.up(self.norm_2(x))))
+        return out
 
 
 class GPT(LightningModule):
@@ -118,7 +119,8 @@ def _sequences(
 
 def _digits() -> list[Batch]:
     digits, sums = digit_sums(20, repeats=3, random=random_state(20))
-    return list(zip(digits.split(64)[:4], sums.split(64)[:4], strict=True))
+    rows = [slice(first, first + 64) for first in range(0, 256, 64)]
+    return [(digits[each], sums[each]) for each in rows]
 
 
 def _points() -> list[Batch]:
