@@ -25,10 +25,12 @@ class Buffer:
         row_bytes = 4 * (1 + 2 * num_parameters)
         self.capacity = max(1, min(capacity, _MAX_STEPS, _MAX_BYTES // row_bytes))
         self.steps: list[int] = []
-        self._num_parameters = num_parameters
-        # One block, so that one copy takes everything: a row is the loss, the norms
-        # before and the norms after.
-        self._block = torch.empty(self.capacity, 1 + 2 * num_parameters, device=device)
+        self._device = device
+        self._unknown = torch.tensor(torch.nan, device=device)
+        # Kept as they come, and laid side by side once: a step is not worth a kernel.
+        self._before: list[Tensor] = []
+        self._after: list[Tensor] = []
+        self._loss: list[Tensor] = []
 
     @property
     def full(self) -> bool:
@@ -36,35 +38,32 @@ class Buffer:
         return len(self.steps) >= self.capacity
 
     @property
-    def last(self) -> Tensor:
-        """Norms before and after of the step put in last, `[2, P]`, on the device."""
-        return self._norms(len(self.steps) - 1)
+    def last(self) -> tuple[Tensor, Tensor]:
+        """Norms before and after of the step put in last, `[P]` each, on the device."""
+        return self._before[-1], self._after[-1]
 
     def put(self, step: int, before: Tensor, after: Tensor) -> None:
-        """Add a step: norms `[P]` each, negative where a parameter has no gradient."""
-        row = len(self.steps)
-        if row == len(self._block):  # several steps a batch; drained at its end only
-            self._block = torch.cat([self._block, torch.empty_like(self._block)])
+        """Add a step: norms `[P]` each, negative where a parameter has no gradient.
+
+        The norms are kept, not copied: they must not be changed in place afterwards.
+        """
         self.steps.append(step)
-        self._block[row, 0] = torch.nan
-        norms = self._norms(row)
-        norms[0].copy_(before)
-        norms[1].copy_(after)
+        self._before.append(before.to(self._device))
+        self._after.append(after.to(self._device))
+        self._loss.append(self._unknown)
 
     def put_loss(self, loss: Tensor) -> None:
         """Set the loss of the step put in last, a scalar."""
-        self._block[len(self.steps) - 1, 0].copy_(loss.detach())
+        # A copy: the loss may be part of something large, or be changed in place.
+        self._loss[-1] = loss.detach().to(self._device, copy=True)
 
     def drain(self, names: tuple[str, ...], order: list[int]) -> Records:
         """Take everything out, the parameters sorted by `order` and called `names`."""
-        block = self._block[: len(self.steps)].cpu().numpy()
-        norms = block[:, 1:].reshape(len(block), 2, -1)[:, :, order]
+        loss, count = torch.stack(self._loss), len(self.steps)
+        block = torch.cat([*self._before, *self._after, loss.flatten()])
+        flat = block.float().cpu().numpy()
+        norms = flat[:-count].reshape(2, count, -1)[:, :, order]
         steps = np.array(self.steps, dtype=np.int64)
-        self.steps = []
-        # Copies: the block is written over while others still read the records.
-        return from_stored(
-            names, steps, np.moveaxis(norms, 1, 2).copy(), block[:, 0].copy()
-        )
-
-    def _norms(self, row: int) -> Tensor:
-        return self._block[row, 1:].view(2, self._num_parameters)
+        for emptied in (self.steps, self._before, self._after, self._loss):
+            emptied.clear()
+        return from_stored(names, steps, np.moveaxis(norms, 0, -1), flat[-count:])

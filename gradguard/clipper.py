@@ -95,6 +95,7 @@ class Clipper:
         clipper._open(columns, policy)
         return clipper
 
+    @torch.no_grad()
     def clip(self) -> Record:
         """Clip the gradients there are now, in place, and learn from their norms."""
         gradients = self.columns.gradients(to_clip=bool(self.policies))

@@ -74,9 +74,18 @@ class ClipNorm:
         """Scale the gradients down to `max_norm`; see `Policy.clip`."""
         state["threshold"] = self.max_norm
         size = norms if self.per_parameter else total_norm(norms)
-        # 1e-6 and the clamp are torch's: they make the results bit-identical.
-        coefficient = (self.max_norm / (size + 1e-6)).clamp(max=1.0)
-        return scale(gradients, norms, coefficient)
+        return scale(gradients, norms, self._coefficient(size))
+
+    def _coefficient(self, size: Tensor) -> Tensor:
+        """Return min(1, max_norm / (size + 1e-6)), in the place of a single size."""
+        # 1e-6 and the order of the operations are torch's: results are bit-identical.
+        if size.ndim or not size.is_cpu:
+            return (size + 1e-6).reciprocal_().mul_(self.max_norm).clamp_(max=1.0)
+        host = size.numpy()  # the same, without a kernel for each operation
+        exact = host.dtype.type
+        quotient = exact(1) / (host[()] + exact(1e-6)) * exact(self.max_norm)
+        host[()] = min(quotient, exact(1))  # NaN stays, since it comes first
+        return size
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ class ClipValue:
 
     def _clamp(self, gradients: Gradients) -> None:
         for positions in gradients.groups.values():
-            tensors = [gradients.tensors[position] for position in positions]
+            tensors = gradients.at(positions)
             torch._foreach_clamp_min_(tensors, -self.clip_value)
             torch._foreach_clamp_max_(tensors, self.clip_value)
 
@@ -154,6 +163,7 @@ def in_words(policies: Sequence[Policy]) -> str:
     return ", ".join(map(repr, policies))
 
 
+@torch.no_grad()
 def apply(
     policies: Sequence[Policy], gradients: Gradients, state: State
 ) -> tuple[Tensor, Tensor]:
@@ -171,7 +181,6 @@ def apply(
     return before, apply_to(before, policies, gradients, state)
 
 
-@torch.no_grad()
 def apply_to(
     norms: Tensor, policies: Sequence[Policy], gradients: Gradients, state: State
 ) -> Tensor:
@@ -190,24 +199,25 @@ def scale(gradients: Gradients, norms: Tensor, coefficient: Tensor) -> Tensor:
         norms: Their L2 norms, `[n]`.
         coefficient: 0-d or `[n]`, 0 to 1.
     """
-    changed = _multiply(gradients, coefficient)
-    if changed and gradients.any_half:
+    if coefficient.is_cpu and _all_one(coefficient):
+        return norms
+    for (_, device), positions in gradients.groups.items():
+        here = coefficient.to(device)
+        if here.ndim:
+            units = here.unbind()
+            each = [units[position] for position in positions]
+            torch._foreach_mul_(gradients.at(positions), each)
+        else:
+            torch._foreach_mul_(gradients.at(positions), here)
+    if gradients.any_half:
         return gradients.norms()  # every product was rounded to half precision
     return norms * coefficient
 
 
-def _multiply(gradients: Gradients, coefficient: Tensor) -> bool:
-    """Multiply by one coefficient or one each; return False where all are known as 1."""
-    if coefficient.device.type == "cpu" and (coefficient.numpy() == 1.0).all():
-        return False
-    for (_, device), positions in gradients.groups.items():
-        tensors = [gradients.tensors[position] for position in positions]
-        here = coefficient.to(device)
-        if coefficient.ndim:
-            torch._foreach_mul_(tensors, [here[position] for position in positions])
-        else:
-            torch._foreach_mul_(tensors, here)
-    return True
+def _all_one(coefficient: Tensor) -> bool:
+    host = coefficient.numpy()
+    # A reduction costs ten times as much as a look at the one number there mostly is.
+    return bool((host == 1.0).all()) if host.ndim else float(host) == 1.0
 
 
 def require_positive(field: str, value: float) -> None:

@@ -63,22 +63,21 @@ class Columns:
                 names=self._names,
                 whole=self._whole,
             )
-        found, owners = [], []
-        for parameter in self.parameters:
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            if to_clip and gradient.layout is torch.sparse_coo:
-                gradient = parameter.grad = gradient.coalesce()
-            found.append(gradient)
-            owners.append(parameter)
+        owners: Sequence[Tensor] = self.parameters
+        found = [g for parameter in owners if (g := parameter.grad) is not None]
+        if len(found) < len(owners):
+            owners = [parameter for parameter in owners if parameter.grad is not None]
+        gradients = Gradients(found, parameters=owners, names=self._names)
+        if not (to_clip and gradients.any_sparse):
+            return gradients
+        found = [_coalesced(parameter) for parameter in owners]
         return Gradients(found, parameters=owners, names=self._names)
 
     def row(self, norms: Tensor) -> Tensor:
         """Give parameters without a gradient their place: `[n]` to `[P]`."""
         if self._shards:
             return torch.where(self._missing, MISSING, norms)
-        if len(norms) == len(self.parameters):
+        if norms.shape[0] == len(self.parameters):
             return norms
         row = norms.new_full((len(self.parameters),), MISSING)
         return row.index_copy_(0, self._places_with(True, norms.device), norms)
@@ -109,6 +108,15 @@ def _held(parameter: Tensor) -> Tensor:
     if parameter.grad is None:
         return torch.empty(0, dtype=parameter.dtype, device=parameter.device)
     return local(parameter.grad)
+
+
+def _coalesced(parameter: Tensor) -> Tensor:
+    """Sum up the duplicates of a sparse gradient in place; return the gradient."""
+    gradient = parameter.grad
+    assert gradient is not None  # of the owner of one
+    if gradient.layout is torch.sparse_coo:
+        gradient = parameter.grad = gradient.coalesce()
+    return gradient
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

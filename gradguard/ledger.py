@@ -1,5 +1,6 @@
 """One optimizer's gradients: measured at both moments, kept, and handed out as records."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,6 @@ from torch.optim import Optimizer
 
 from gradguard.buffer import Buffer
 from gradguard.clipper import Clipper
-from gradguard.columns import parameters_of
 from gradguard.nonfinite import Gate
 from gradguard.record import MISSING, REFUSED, Records
 from gradguard.scaling import (
@@ -58,7 +58,9 @@ class Ledger:
     @property
     def outgrown(self) -> bool:
         """Whether the optimizer has been given more parameters since."""
-        return len(parameters_of(self._optimizer)) != len(self.columns.parameters)
+        groups = self._optimizer.param_groups
+        held = sum(len(group["params"]) for group in groups)
+        return held != len(self.columns.parameters)
 
     @property
     def saw_before(self) -> bool:
@@ -70,9 +72,8 @@ class Ledger:
         self._before = None
         if self._policies:
             return  # measured in the pass that clips
-        gradients = self.columns.gradients()
-        if gradients:
-            norms = self.columns.row(gradients.norms())
+        norms = self._norms_now()
+        if norms is not None:
             self._before = unscaled(norms, scale)
 
     def see_announced(self, step: int) -> None:
@@ -80,6 +81,7 @@ class Ledger:
         self._keep_skipped()
         self._announced = step
 
+    @torch.no_grad()
     def see_update(self, step: int, loss: object) -> None:
         """Clip if asked to, and keep what was before and what is now.
 
@@ -101,7 +103,7 @@ class Ledger:
             return
         if self._policies:
             unscale_at_update(self._optimizer, gradients)
-        norms = gradients.norms()
+        norms = gradients.norms() if self._policies else gradients.quick_norms()
         if self._gate and self._gate.is_bad(*self._rows(norms)):
             norms = gradients.norms(exact=True)  # float32 squares may have overflowed
             if self._gate.is_bad(*self._rows(norms)):
@@ -134,8 +136,15 @@ class Ledger:
             return None
         records = self._buffer.drain(self.columns.names, self.columns.order)
         healthy = records.total_before[np.isfinite(records.total_before)]
-        self._median = float(np.median(healthy)) if len(healthy) else np.inf
+        middle = len(healthy) // 2
+        self._median = float(np.sort(healthy)[middle]) if len(healthy) else np.inf
         return records
+
+    @torch.no_grad()
+    def _norms_now(self) -> Tensor | None:
+        """Return the norms `[P]` as they are now, None if there are no gradients."""
+        gradients = self.columns.gradients()
+        return self.columns.row(gradients.quick_norms()) if gradients else None
 
     def _rows(self, norms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the norms `[P]` before, and as they are now."""
@@ -161,21 +170,25 @@ class Ledger:
             return
         before = self._before
         if before is None:  # they are still there, unscaled by the scaler
-            gradients = self.columns.gradients()
-            if not gradients:
-                return
-            before = self.columns.row(gradients.norms())
+            before = self._norms_now()
+        if before is None:
+            return
         self._keep(step, before, torch.full_like(before, MISSING))
 
     def _rings_alarm(self) -> bool:
         """Whether the step just kept is the first of an excess; False where it syncs."""
         before, after = self._buffer.last
-        if before.device.type != "cpu":
+        if not before.is_cpu:
             return False
-        norms = before.double().numpy()  # whose squares cannot overflow
+        norms, limit = before.numpy(), _FAR_ABOVE_MEDIAN * self._median
+        # No total exceeds sqrt(P) times the largest norm, which is found at once.
+        if float(norms[norms.argmax()]) * math.sqrt(len(norms)) < limit:
+            self._alarmed = False
+            return False
+        norms = norms.astype(np.float64)  # whose squares cannot overflow
         total = np.linalg.norm(norms[~(norms < 0)])  # NaN is not below zero
         skipped = (after.numpy() == MISSING).all()
-        alarmed = not skipped and not total < _FAR_ABOVE_MEDIAN * self._median
+        alarmed = not skipped and not total < limit
         rings = alarmed and not self._alarmed
         self._alarmed = alarmed
         return bool(rings)

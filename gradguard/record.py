@@ -115,6 +115,8 @@ def thinned(records: Records, every_n_steps: int) -> Records:
 
     However large n is, no spike is lost.
     """
+    if every_n_steps == 1:
+        return records
     keep: Flags = records.steps % every_n_steps == 0
     if len(keep):
         keep[np.argmax(np.nan_to_num(records.total_before, nan=0.0))] = True

@@ -58,8 +58,7 @@ def unscale_at_update(optimizer: Optimizer, gradients: Gradients) -> None:
     if scale is None:
         return
     for (_, device), positions in gradients.groups.items():
-        tensors = [gradients.tensors[position] for position in positions]
-        torch._foreach_div_(tensors, scale.to(device))
+        torch._foreach_div_(gradients.at(positions), scale.to(device))
     optimizer.grad_scale = None  # type: ignore[attr-defined] # set by the scaler
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 PLUGIN = "gradguard"
 
@@ -73,7 +74,7 @@ class Schema:
             tuple(fields["unoptimized"]),
         )
 
-    @property
+    @cached_property
     def suffix(self) -> str:
         """Hash of the schema, the last part of its tags.
 

@@ -46,9 +46,10 @@ def interval_scalars(records: Records) -> dict[str, float]:
     scalars = {
         tags.AMP_SKIPPED: float(records.skipped.sum()),
         tags.SKIPPED_STEPS: float(records.refused.sum()),
-        tags.NONFINITE_STEPS: float(records[~records.skipped].nonfinite.sum()),
+        tags.NONFINITE_STEPS: float((records.nonfinite & ~records.skipped).sum()),
     }
-    applied = records[~records.skipped & ~records.refused]
+    left_out = records.skipped | records.refused
+    applied = records[~left_out] if left_out.any() else records
     if len(applied.steps):
         scalars |= {
             tags.TOTAL_BEFORE: float(applied.total_before[-1]),

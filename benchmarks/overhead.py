@@ -1,0 +1,163 @@
+"""What recording every parameter on every step costs, against Lightning's clip alone.
+
+    python benchmarks/overhead.py                      # Markdown, to paste into the docs
+    python benchmarks/overhead.py --model srn --arms gradguard observed --pairs 15
+    python benchmarks/overhead.py --quick --json
+
+All arms clip at every step, by the same threshold, and log to TensorBoard every 50 steps.
+A ratio is arm / baseline of one pair of blocks of steps; shown are the median of all pairs
+and, in brackets, the quartiles. The row `lightning` is the baseline against itself.
+"""
+
+import json
+import os
+import platform
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+from arms import ARMS, DEFAULT
+from measure import Comparison, compare, quiet
+from models import WORKLOADS, count_tensors
+from toll import toll
+
+_COLUMNS = (
+    "arm",
+    "median step",
+    "mean step",
+    "CPU of the training thread",
+    "other threads",
+    "bytes / step",
+    "peak memory",
+    "syncs / step",
+)
+
+
+def main() -> None:
+    """Measure what the command line asks for, and print it."""
+    options = _options()
+    torch.set_num_threads(1)
+    quiet()
+    results = []
+    if not options.json:
+        print(f"{machine()}\n")
+    for model in options.model:
+        rows = [_measured(model, arm, options) for arm in _installed(options.arms)]
+        results += rows
+        if not options.json:
+            print(_table(model, rows), flush=True)
+    if options.json:
+        print(json.dumps({"machine": machine(), "results": results}, indent=1))
+
+
+def machine() -> str:
+    """Return what the numbers were measured on, in one line."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    packages = ("torch", "lightning", "tensorboard")
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), {device}, one thread, "
+        f"Python {platform.python_version()}, {versions}"
+    )
+
+
+def _options() -> Namespace:
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--model", nargs="+", default=list(WORKLOADS), choices=WORKLOADS
+    )
+    parser.add_argument("--arms", nargs="+", default=DEFAULT, choices=ARMS)
+    parser.add_argument("--pairs", type=int, default=9, help="pairs of blocks")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the steps")
+    parser.add_argument("--json", action="store_true", help="print no tables")
+    return parser.parse_args()
+
+
+def _installed(names: list[str]) -> list[str]:
+    for name in names:
+        if ARMS[name].missing:
+            warnings.warn(f"{name} is left out: no {ARMS[name].needs}", stacklevel=2)
+    return [name for name in names if not ARMS[name].missing]
+
+
+def _measured(model: str, name: str, options: Namespace) -> dict[str, Any]:
+    """Return one row: an arm against the baseline, on one model."""
+    workload = WORKLOADS[model]
+    block = max(1, workload.block // 4) if options.quick else workload.block
+    comparison = compare(ARMS[name], workload, pairs=options.pairs, block=block)
+    (base_memory, base_syncs), (memory, syncs) = _tolls(name, model, 2 * block)
+    return {
+        "model": model,
+        "tensors": count_tensors(workload.model()),
+        "arm": name,
+        "steps": options.pairs * block,
+        "step_seconds": float(
+            np.median([np.median(base.steps) for base, _ in comparison.pairs])
+        ),
+        **{what: _quartiles(comparison, what) for what in ("median", "mean", "main")},
+        "extra": {what: _extra(comparison, what) for what in ("main", "others")},
+        "bytes": comparison.bytes_per_step[1] - comparison.bytes_per_step[0],
+        "memory": memory - base_memory,
+        "syncs": syncs - base_syncs,
+    }
+
+
+def _tolls(arm: str, model: str, steps: int) -> Iterator[tuple[int, float]]:
+    """Yield memory and syncs of the baseline and of an arm, each in a new process."""
+    for name in (None, arm):
+        with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+            yield fresh.submit(toll, name, model, steps).result()
+
+
+def _quartiles(comparison: Comparison, what: str) -> list[float]:
+    quartiles: list[float] = np.quantile(
+        comparison.ratios(what), (0.5, 0.25, 0.75)
+    ).tolist()
+    return quartiles
+
+
+def _extra(comparison: Comparison, what: str) -> float:
+    """Return the CPU seconds per step that the arm takes beyond the baseline's."""
+    extra = [
+        (getattr(arm, what) - getattr(base, what)) / len(base.steps)
+        for base, arm in comparison.pairs
+    ]
+    return float(np.median(extra))
+
+
+def _table(model: str, rows: list[dict[str, Any]]) -> str:
+    """Return the rows of one model as Markdown."""
+    first = rows[0]
+    lines = [
+        f"**{model}**, {first['tensors']} tensors, a step of "
+        f"{1e3 * first['step_seconds']:.2f} ms, {first['steps']} steps each\n",
+        "| " + " | ".join(_COLUMNS) + " |",
+        "|---" + "|---:" * (len(_COLUMNS) - 1) + "|",
+    ]
+    return "\n".join([*lines, *map(_line, rows), ""])
+
+
+def _line(row: dict[str, Any]) -> str:
+    ratios = [
+        f"{row[what][0]:.3f} [{row[what][1]:.3f}, {row[what][2]:.3f}]"
+        for what in ("median", "mean", "main")
+    ]
+    cells = (
+        f"`{row['arm']}`: {ARMS[row['arm']].says}",
+        *ratios,
+        f"{1e6 * row['extra']['others']:+.0f} us",
+        f"{row['bytes']:+.0f}",
+        f"{row['memory'] / 2**20:+.1f} MiB",
+        f"{row['syncs']:+.1f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

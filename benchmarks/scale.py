@@ -1,0 +1,163 @@
+"""How the cost grows: with the number of parameters, and with the number of steps.
+
+    python benchmarks/scale.py            # Markdown, to paste into the docs
+    python benchmarks/scale.py --board    # also how long TensorBoard takes to load a run
+
+Without Lightning: the ledger that GradGuard keeps per optimizer, and the files it writes.
+"""
+
+import json
+import resource
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from measure import size_of
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from torch import Tensor, nn
+
+from gradguard import ClipNorm
+from gradguard.clipper import Clipper
+from gradguard.columns import Columns
+from gradguard.ledger import Ledger
+from gradguard.sharding import Shards
+from gradguard.tensorboard.reader import read_run
+from gradguard.tensorboard.tags import Schema
+from gradguard.tensorboard.writer import EventWriter, interval_scalars
+
+PARAMETERS = (10, 100, 1_000, 5_000, 20_000)
+STEPS = (200, 1_000, 5_000)
+_INTERVAL = 50
+_MAX_NORM = 1e-3
+
+
+class Run:
+    """An optimizer whose gradients stay as they are, and the run that records it."""
+
+    def __init__(self, count: int, directory: Path) -> None:
+        self.parameters = [nn.Parameter(torch.ones(16)) for _ in range(count)]
+        for parameter in self.parameters:
+            parameter.grad = torch.ones(16)
+        held: list[Tensor] = [*self.parameters]
+        names = {parameter: f"layer.{i}.weight" for i, parameter in enumerate(held)}
+        columns = Columns(held, names, Shards(held, None))
+        optimizer = torch.optim.SGD(self.parameters, lr=0.1)
+        clipper = Clipper.over(columns, ClipNorm(_MAX_NORM))
+        self._ledger = Ledger(optimizer, clipper, _INTERVAL)
+        self._schema = Schema(columns.names)
+        self._sink = EventFileWriter(str(directory))
+        self._writer = EventWriter(self._sink, directory, max_scalars=0)
+        self._step = 0
+
+    def step(self) -> None:
+        """Clip and record as at one optimizer step, and write when that is due."""
+        self._ledger.see_before(None)
+        self._ledger.see_update(self._step, None)
+        self._step += 1
+        if self._ledger.see_batch_end(None):
+            records = self._ledger.drain()
+            assert records is not None  # the step just kept
+            self._writer.write(self._schema, records, interval_scalars(records))
+
+    def close(self) -> None:
+        """Write what is queued."""
+        self._writer.close()
+        self._sink.close()
+
+
+def measured(count: int, steps: int, *, board: bool) -> dict[str, Any]:
+    """Return what so many parameters cost over so many steps."""
+    with TemporaryDirectory() as scratch:
+        directory = Path(scratch, "logs", "run")
+        run = Run(count, directory)
+        theirs = _seconds(
+            lambda: nn.utils.clip_grad_norm_(run.parameters, _MAX_NORM), times=20
+        )
+        _seconds(run.step, times=steps // 5)
+        resident = _resident()
+        taken = _seconds(run.step, times=steps - steps // 5)
+        run.close()
+        start = time.perf_counter()
+        read_run(directory)
+        row = {
+            "parameters": count,
+            "steps": steps,
+            "torch_us": 1e6 * theirs,
+            "step_us": 1e6 * taken,
+            "bytes": size_of(directory) / steps,
+            "buffer_bytes": 8 * count * _INTERVAL,
+            "grown_bytes": _resident() - resident,
+            "reader_s": time.perf_counter() - start,
+        }
+        if board:
+            row |= _board_seconds(directory.parent)
+    return row
+
+
+def _seconds(act: Callable[[], object], *, times: int) -> float:
+    """Return the mean seconds of one call: the writes belong to it."""
+    start = time.perf_counter()
+    for _ in range(times):
+        act()
+    return (time.perf_counter() - start) / times
+
+
+def _resident() -> int:
+    """Return the bytes of memory this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def _board_seconds(logs: Path) -> dict[str, float]:
+    """Return how long TensorBoard takes from its start until the page shows the run."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from board import board  # noqa: PLC0415 (the tests' own way to start one)
+
+    taken = {}
+    for loader in ("true", "false"):
+        start = time.perf_counter()
+        with board(logs, load_fast=loader) as tensorboard:
+            tensorboard.wait(partial(_shows_a_run, tensorboard))
+            taken[f"load_fast={loader}"] = time.perf_counter() - start
+    return taken
+
+
+def _shows_a_run(tensorboard: Any) -> bool:
+    return bool(tensorboard.runs())
+
+
+def main() -> None:
+    """Measure growth in parameters, then growth in steps, and print both."""
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--board", action="store_true", help="load the runs as well")
+    parser.add_argument("--json", action="store_true", help="print no table")
+    parser.add_argument("--parameters", type=int, nargs="+", default=PARAMETERS)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = [(count, options.steps[0]) for count in options.parameters]
+    cases += [(options.parameters[0], steps) for steps in options.steps[1:]]
+    rows = [measured(*case, board=options.board) for case in cases]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print("| " + " | ".join(rows[0]) + " |\n|" + "---:|" * len(rows[0]))
+    for row in rows:
+        print(
+            "| "
+            + " | ".join(
+                np.format_float_positional(value, 3, trim="-") for value in row.values()
+            )
+            + " |"
+        )
+
+
+if __name__ == "__main__":
+    main()
