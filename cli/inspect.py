@@ -51,7 +51,9 @@ def inspect(
     wanted = Wanted(as_json=as_json, figure=figure)
     if module is None:
         shorthands = {"data.batch_size": batch_size, "seed": seed}
-        given = [f"{key}={text}" for key, text in shorthands.items() if text]
+        given = [
+            f"{key}={text}" for key, text in shorthands.items() if text is not None
+        ]
         experiment = resolve(
             config=config,
             assignments=[*(settings or ()), *given],
@@ -73,6 +75,11 @@ def inspect(
             }
         )
         inspect(
-            partial(inspect_module, module, arguments=settings or (), seed=seed or "0"),
+            partial(
+                inspect_module,
+                module,
+                arguments=settings or (),
+                seed="0" if seed is None else seed,
+            ),
             wanted,
         )

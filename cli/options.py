@@ -16,9 +16,14 @@ def flag(name: str, *, help: str) -> Any:
 
 
 def count(name: str, *, help: str, show_default: bool = True) -> Any:
-    """Declare an option that is a whole number, at least 1."""
+    """Declare an option that is a whole number, from 1 to as many as can be meant."""
     return typer.Option(
-        name, metavar="NUMBER", min=1, help=help, show_default=show_default
+        name,
+        metavar="NUMBER",
+        min=1,
+        max=10_000,
+        help=help,
+        show_default=show_default,
     )
 
 

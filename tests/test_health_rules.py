@@ -139,6 +139,67 @@ def test_loss_that_went_first_is_told() -> None:
     assert "The loss was not finite from step 1 on." in text
 
 
+@pytest.mark.parametrize("first", [0, 4], ids=["at once", "later"])
+def test_nonfinite_gradient_that_nothing_announced_calls_for_no_clip(
+    first: int,
+) -> None:
+    one = recording([[3.0]] * first + [[NAN]] * 4, loss=[1.0] * first + [NAN] * 4)
+
+    findings = found(one)
+
+    assert findings["nonfinite-gradient"].severity == "error"
+    assert findings["nonfinite-gradient"].step == first
+    assert "Nothing grew before." in findings["nonfinite-gradient"].text
+    assert "exploded" not in findings
+    assert findings["unclipped"].severity == "note"
+    assert suggest(one).max_norm is None
+
+
+@pytest.mark.parametrize(
+    ("totals", "losses"),
+    [([3, 3, 3, 3, 40], [1, 1, 1, 1, 1, NAN]), ([3] * 5, [1, 1, 1, 1, 1, 40])],
+    ids=["total", "loss"],
+)
+def test_nonfinite_gradient_after_growth_is_an_explosion(
+    totals: list[float], losses: list[float]
+) -> None:
+    findings = found(recording([[one] for one in [*totals, INF]], loss=losses))
+
+    assert "exploded" in findings
+    assert "nonfinite-gradient" not in findings
+
+
+def test_suggestion_after_a_refused_bad_batch_is_none() -> None:
+    after = [[1.0], [1.0], [1.0], [-2.0], [1.0]]
+
+    suggestion = suggest(recording([[1.0], [1.0], [1.0], [NAN], [1.0]], after))
+
+    assert suggestion.max_norm is None
+    assert "no clip prevents that" in suggestion.reason
+
+
+def test_loss_that_was_never_known_is_not_called_finite() -> None:
+    at_once = found(recording([[NAN]] * 3, loss=NAN))["nonfinite-gradient"]
+    later = found(recording([[1.0], [1.0], [NAN]], loss=NAN))["exploded"]
+
+    for finding in (at_once, later):
+        assert "NaN from the start, or not recorded." in finding.text
+
+
+def test_loss_that_is_infinite_from_the_start_is_found_at_the_first_step() -> None:
+    finding = found(recording([[1.0]] * 4, loss=[INF, 1, INF, 1]))["nonfinite-loss"]
+
+    assert finding.step == 0
+
+
+def test_a_run_of_one_step_is_told_in_the_singular() -> None:
+    assert found(recording([[1.0]]))["unclipped"].text.endswith("0 of 1 step.")
+
+
+def test_loss_near_the_largest_float32_is_judged_without_a_warning() -> None:
+    assert "overshoot" not in found(recording([[1.0]] * 12, loss=3e38))
+
+
 def test_gradient_that_recovers_is_a_warning() -> None:
     assert found(recording([[1.0], [NAN], [1.0]]))["exploded"].severity == "warning"
 
@@ -171,7 +232,7 @@ def test_step_that_torch_freezes_is_found() -> None:
     finding = found(recording([[before]], [[after]], clip="Trainer("))["frozen"]
 
     assert finding.severity == "error"
-    assert "1 of 1 steps" in finding.text
+    assert "1 of 1 step" in finding.text
 
 
 def test_both_vanishing_and_exploding_are_found_in_one_network() -> None:

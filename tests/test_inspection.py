@@ -414,7 +414,13 @@ def test_layer_norm_at_the_end_does_not_cancel_the_gradient(call: Call) -> None:
             "--full-batch is for bundled models, not for --module",
         ),
         (["chains:Chain", "--set", "weight"], "--set expects KEY=VALUE, got 'weight'"),
-        (["chains:Chain", "--seed", "x"], "seed should be a whole number, got 'x'"),
+        *(
+            (
+                ["chains:Chain", "--seed", seed],
+                f"seed should be a whole number below 2^32, got '{seed}'",
+            )
+            for seed in ("x", "", "4294967296")
+        ),
     ],
 )
 def test_mistake_is_one_sentence(

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_loss_that_nobody_recorded_is_not_called_nonfinite(tmp_path: Path) -> No
     norms.loss[:] = np.nan
     write(tmp_path, norms)
 
-    assert "non-finite loss not recorded" in words(tmp_path)
+    assert "non-finite loss not known" in words(tmp_path)
 
 
 def test_skipped_and_refused_steps_are_counted_apart(tmp_path: Path) -> None:
@@ -155,6 +156,30 @@ def test_table_fits_other_widths(trained: Path, width: int) -> None:
     lines = printed(trained, width=width).splitlines()
 
     assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", [42, 60, 80])
+def test_narrow_table_wraps_cells_and_drops_no_letter(
+    tmp_path: Path, width: int
+) -> None:
+    text = "ByName({'a.*': ClipValue(clip_value=0.1), 'b.*': ClipNorm(max_norm=1.0)})"
+    for name in ("a", "b", "c"):
+        write(tmp_path / name, records(np.ones((3, 2))), clip=text)
+
+    rows = [line[24:] for line in printed(tmp_path, width=width).splitlines()]
+    start = next(i for i, row in enumerate(rows) if "ByName" in row)
+    stop = next(i for i, row in enumerate(rows) if "0.0% of" in row)
+    letters = Counter("".join("".join(rows[start:stop]).split()))
+
+    abreast = max(1, (width - 25) // 17)
+    assert letters == Counter("".join(text.split()) * abreast)
+
+
+def test_names_are_seen_in_a_narrow_table_by_layer(clipped: Path) -> None:
+    lines = printed(clipped, width=60, layers=True).splitlines()
+
+    names = "".join(line[1:15].strip() for line in lines)
+    assert "embedding.weight" in names
 
 
 def test_every_fact_stands_beside_each_run(trained: Path) -> None:

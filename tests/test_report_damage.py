@@ -204,6 +204,8 @@ def test_random_bytes_never_give_a_traceback(run_dir: Path, seed: int) -> None:
     ("arguments", "sentence"),
     [
         (["--html", "page.txt"], "--html should end in .html or .htm, got 'page.txt'"),
+        (["--html", ""], "--html should end in .html or .htm, got ''"),
+        (["--figure", ""], "--figure should end in .png or .svg or .pdf, got ''"),
         (["--figure", "a.gif"], "--figure should end in .png or .svg or .pdf"),
         (["--figure", "nowhere/a.png"], "--figure 'nowhere/a.png': nowhere is no"),
         (["--html", "nowhere/a.html"], "--html 'nowhere/a.html': nowhere is no"),

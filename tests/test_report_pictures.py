@@ -28,7 +28,7 @@ from gradguard.report.view import View, view
 
 PATIENCE = 60  # seconds
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1400")
-HOSTILE = "</script><script>document.body.dataset.state='stolen'</script><b>$x$"
+HOSTILE = "</script><script>document.body.dataset.state='stolen'</script><b>$x$ \"q\""
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,8 @@ def test_page_says_what_the_table_says(
     for run in json.loads(capsys.readouterr().out)["runs"]:
         assert run["suggestion"]["reason"] in shown
         for finding in run["findings"]:
-            assert f"{finding['severity']} {finding['text']}" in shown
+            told = f"{finding['severity']} {finding['kind']}: {finding['text']}"
+            assert told in shown
             assert finding["advice"] in shown
     assert "non-finite steps 10, from step 20 0" in shown
 

@@ -169,10 +169,14 @@ def test_result_survives_the_disk(tmp_path: Path) -> None:
     assert list(path(experiment).parent.iterdir()) == [path(experiment)]
 
 
-def test_file_that_is_no_result_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ['{"result": {"train"', "[1]", '{"result": {"train": {}}}', '{"result": [1]}'],
+)
+def test_file_that_is_no_result_is_none(tmp_path: Path, text: str) -> None:
     experiment = resolve(config="mlp", values={"log_dir": str(tmp_path)})
     path(experiment).parent.mkdir(parents=True)
-    path(experiment).write_text('{"result": {"train"')
+    path(experiment).write_text(text)
 
     assert load(experiment) is None
 
@@ -457,6 +461,11 @@ def test_picture_shows_every_value_and_what_diverged(
         ),
         ("--sweep model.width", "--sweep expects KEY=VALUES, got 'model.width'"),
         ("--sweep model.width=", "model.width has no value"),
+        ("--sweep =5", "--sweep expects KEY=VALUES, got '=5'"),
+        (
+            "--seeds 99999999999999999999",
+            "Invalid value for '--seeds': Input should be less than or equal to 10000",
+        ),
         ("--sweep model.width=5,5", "model.width=5 is in the sweep twice"),
         ("--per-parameter", "--per-parameter needs --clip-norm"),
         (

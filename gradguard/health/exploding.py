@@ -60,11 +60,12 @@ def overshoot(records: Records) -> list[Finding]:
         return []  # it did not stay finite
     applied = updates(records)
     usable = only(applied, np.isfinite(applied.loss))
-    if not len(usable.steps) or usable.loss.min() <= 0:
+    losses = usable.loss.astype(float)  # ten times a float32 may be none
+    if not len(losses) or losses.min() <= 0:
         return []
-    first, peak = float(usable.loss[0]), int(np.argmax(usable.loss))
-    late = float(np.median(usable.loss[len(usable.loss) // 2 :]))
-    if usable.loss[peak] < _PEAK_LOSS * first or late < _LATE_LOSS * first:
+    first, peak = float(losses[0]), int(np.argmax(losses))
+    top, late = float(losses[peak]), float(np.median(losses[len(losses) // 2 :]))
+    if top < _PEAK_LOSS * first or late < _LATE_LOSS * first:
         return []
     row = int(np.argmax(usable.total_after[:peak]))
     step, total = int(usable.steps[row]), float(usable.total_after[row])
@@ -72,14 +73,14 @@ def overshoot(records: Records) -> list[Finding]:
         Finding(
             "overshoot",
             "warning",
-            f"The loss rose from {first:.3g} to {usable.loss[peak]:.3g} and stays at "
+            f"The loss rose from {first:.3g} to {top:.3g} and stays at "
             f"{late:.3g}. The largest step before, step {step}, had a total of "
             f"{total:.3g} after clipping.",
             "Clip by norm or lower the learning rate, so that no step leaps so far.",
             step,
             numbers={
                 "first_loss": first,
-                "peak_loss": float(usable.loss[peak]),
+                "peak_loss": top,
                 "late_loss": late,
                 "total_after": total,
             },

@@ -6,6 +6,7 @@ from typing import Literal
 # docs/health.md says of each what it means, by which rule, and what to try.
 Kind = Literal[
     "exploded",
+    "nonfinite-gradient",
     "nonfinite-loss",
     "frozen",
     "overflow",

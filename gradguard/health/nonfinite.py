@@ -7,9 +7,17 @@ from gradguard.health.steps import updates
 from gradguard.health.words import chosen, named, share
 from gradguard.record import Records
 
+# An explosion shows in one of this many updates before, by this much over the median;
+# fewer updates cannot tell.
+_UPDATES = 3
+_GROWTH = 10.0
+
 
 def exploded(records: Records) -> list[Finding]:
-    """Find the first update made of a non-finite gradient, and who was first."""
+    """Find the first update made of a non-finite gradient, and who was first.
+
+    Where nothing grew before, it is a `nonfinite-gradient`, which no clip prevents.
+    """
     applied = updates(records)
     bad = applied.nonfinite
     if not bad.any():
@@ -19,18 +27,17 @@ def exploded(records: Records) -> list[Finding]:
     first = chosen(applied, holders)
     held = "Inf" if np.isinf(applied.before[row, holders]).any() else "NaN"
     step = int(applied.steps[row])
-    lasting = bool(bad[-1])
+    lasting, grew = bool(bad[-1]), _grew(applied, row)
     return [
         Finding(
-            "exploded",
+            "exploded" if grew else "nonfinite-gradient",
             "error" if lasting else "warning",
             f"The gradient is not finite at step {step} ({held} in {named(first)}), "
-            f"and on {share(bad)}. {_loss_before(applied, row)}",
-            "Clip by norm, lower the learning rate, or scale the targets; "
-            'on_nonfinite="skip" keeps such a step from the weights.'
-            if lasting
-            else 'Look for a bad batch; on_nonfinite="skip" keeps such a step from the '
-            "weights.",
+            f"and on {share(bad)}. {_loss_before(applied, row)}"
+            + " Nothing grew before."
+            * (not grew),
+            f'{_to_try(lasting=lasting, grew=grew)}; on_nonfinite="skip" keeps such a '
+            "step from the weights.",
             step,
             first[0],
             {"nonfinite_steps": float(bad.sum()), "parameters": float(len(first))},
@@ -114,19 +121,46 @@ def refused(records: Records) -> list[Finding]:
     ]
 
 
+def _grew(records: Records, row: int) -> bool:
+    """Return whether a total or a loss just before this row was larger than usual.
+
+    True also where too few updates came before to tell, but at the very first one.
+    """
+    if row < _UPDATES:
+        return row > 0
+    late = slice(row - _UPDATES, row)
+    totals = records.total_before[:row]
+    *losses, loss = records.loss[: row + 1].astype(float)
+    jump = loss > _GROWTH * np.abs(losses).max()
+    return bool(
+        jump
+        or totals[late].max() > _GROWTH * np.median(totals)
+        or max(losses[late]) > _GROWTH * np.median(np.abs(losses))
+    )
+
+
+def _to_try(*, lasting: bool, grew: bool) -> str:
+    if not grew:
+        return (
+            "No clip prevents this: look for a NaN or Inf in the batch, and for a "
+            "logarithm, a root or a division at 0 in the loss"
+        )
+    if not lasting:
+        return "Look for a bad batch"
+    return "Clip by norm, lower the learning rate, or scale the targets"
+
+
 def _first_bad_loss(records: Records) -> int | None:
-    """Return the first row whose loss is NaN or Inf, where a loss was known before."""
-    bad = ~np.isfinite(records.loss)
-    if not bad.any() or bad.all():
-        return None
-    unknown = int(np.argmin(bad))  # NaN stands for a loss that was never told, too
-    later = np.flatnonzero(bad[unknown:])
-    return unknown + int(later[0]) if len(later) else None
+    """Return the first row whose loss is Inf, or NaN where one was known before."""
+    known = ~np.isnan(records.loss)  # NaN stands for a loss that was never told, too
+    bad = np.flatnonzero(~np.isfinite(records.loss) & np.logical_or.accumulate(known))
+    return int(bad[0]) if len(bad) else None
 
 
 def _loss_before(records: Records, row: int) -> str:
     bad = _first_bad_loss(records)
-    if bad is None or bad > row:
-        return "The loss was still finite."
-    step = int(records.steps[bad])
-    return f"The loss was not finite from step {step} on."
+    if bad is not None and bad <= row:
+        return f"The loss was not finite from step {records.steps[bad]} on."
+    if np.isnan(records.loss[row]):
+        return "The loss was NaN from the start, or not recorded."
+    return "The loss was still finite."

@@ -19,8 +19,9 @@ _QUANTILE = 0.9
 
 _DEPTH: frozenset[Kind] = frozenset({"vanishing", "exploding-at-init"})
 _EXPLODES: frozenset[Kind] = frozenset(
-    {"exploded", "exploding", "overshoot", "collapsed", "overflow", "frozen", "refused"}
+    {"exploded", "exploding", "overshoot", "collapsed", "overflow", "frozen"}
 )
+_UNANNOUNCED: frozenset[Kind] = frozenset({"nonfinite-gradient", "refused"})
 
 
 class Suggestion(NamedTuple):
@@ -51,8 +52,14 @@ def suggest(recording: Recording) -> Suggestion:
             "The layers' gradients are far apart from the start, and a clip by norm "
             "keeps their ratio.",
         )
-    if _any(found, _EXPLODES):
-        return _from_the_first(float(applied.total_before[0]))
+    first = float(applied.total_before[0])
+    if _any(found, _EXPLODES) or not np.isfinite(first):
+        return _from_the_first(first)
+    if _any(found, _UNANNOUNCED):
+        return Suggestion(
+            None,
+            "A NaN or Inf came, and no growth was found before it: no clip prevents that.",
+        )
     if not applied.clipped.any():
         largest = _rounded(float(applied.total_before.max()))
         return Suggestion(

@@ -108,8 +108,8 @@ def _lost(records: Records, weights: NDArray[np.intp], decades: float) -> Findin
         "warning",
         f"Half of the {len(weights)} weights get less than {ratio:.2g} of the largest "
         "gradient behind them, from the first step on.",
-        "The signal dies on its way forward too: start from larger weights, as He's, "
-        "or add batch norm and shortcuts.",
+        "The signal dies on its way forward too: change an activation that saturates, "
+        "start from larger weights, as He's, or add batch norm and shortcuts.",
         int(records.steps[0]),
         records.names[weights[0]],
         {"ratio": ratio},

@@ -35,4 +35,4 @@ def share(flags: NDArray[np.bool_]) -> str:
         >>> share(np.array([True, False, False]))
         '1 of 3 steps'
     """
-    return f"{int(flags.sum())} of {len(flags)} steps"
+    return f"{int(flags.sum())} of {len(flags)} step{'s' * (len(flags) != 1)}"

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from gradguard.inspection.layers import Inspection
 from gradguard.inspection.table import as_json, show
-from gradguard.report.files import writable
+from gradguard.report.files import PICTURES, writable
 
 
 class Wanted(NamedTuple):
@@ -28,9 +28,7 @@ def inspect(make: Callable[[], Inspection], wanted: Wanted) -> None:
     Raises:
         ConfigError: If an option is wrong, or there is nothing to inspect.
     """
-    file = wanted.figure and writable(
-        wanted.figure, option="--figure", suffixes=(".png", ".svg", ".pdf")
-    )
+    file = writable(wanted.figure, option="--figure", suffixes=PICTURES)
     inspection = make()
     if wanted.as_json:
         print(as_json(inspection))  # noqa: T201 (the console would wrap it)

@@ -15,6 +15,8 @@ from gradguard.inspection.layers import Inspection
 from gradguard.inspection.passes import by_example, by_trainer
 from gradguard.settings import parse
 
+_SEEDS = 2**32  # as many as numpy takes
+
 
 def inspect_module(path: str, *, arguments: Iterable[str], seed: str) -> Inspection:
     """Return the passes of a module of the user's over a batch of its own.
@@ -30,8 +32,8 @@ def inspect_module(path: str, *, arguments: Iterable[str], seed: str) -> Inspect
     Raises:
         ConfigError: If there is no such class, it cannot be built, or has no batch.
     """
-    if not seed.isdigit():
-        raise ConfigError(f"seed should be a whole number, got {seed!r}")
+    if not (seed.isdecimal() and int(seed) < _SEEDS):
+        raise ConfigError(f"seed should be a whole number below 2^32, got {seed!r}")
     options = dict(map(_argument, arguments))
     found = _imported(path)
     seed_everything(int(seed), verbose=False)

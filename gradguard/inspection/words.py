@@ -53,7 +53,7 @@ def _depth(inspection: Inspection) -> Iterator[str]:
         if not math.isnan(factor):
             whole = factor**steps
             yield (
-                f"  {name} gradients x{factor:.3g}: over {steps} layers {whole:.2g}, "
+                f"  {name} gradients x{factor:.3g}: over {steps} layer{'s' * (steps > 1)} {whole:.2g}, "
                 f"{verdict(whole)}"
             )
     yield f"  for scale: 0.8^50 = {0.8**50:.2g}, 1.2^50 = {1.2**50:.0f}"

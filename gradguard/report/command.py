@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from gradguard.report.document import document
-from gradguard.report.files import writable
+from gradguard.report.files import PICTURES, writable
 from gradguard.report.runs import Found, find_runs
 from gradguard.report.table import show
 from gradguard.report.view import View, view
@@ -39,12 +39,8 @@ def report(paths: list[Path], wanted: Wanted) -> None:
         ConfigError: If an option or a path is wrong; nothing has been printed then.
     """
     shown = view(steps=wanted.steps, parameters=wanted.parameters)
-    page_file = wanted.html and writable(
-        wanted.html, option="--html", suffixes=(".html", ".htm")
-    )
-    figure_file = wanted.figure and writable(
-        wanted.figure, option="--figure", suffixes=(".png", ".svg", ".pdf")
-    )
+    page_file = writable(wanted.html, option="--html", suffixes=(".html", ".htm"))
+    figure_file = writable(wanted.figure, option="--figure", suffixes=PICTURES)
     found = find_runs(paths)
     _require_in_view(found, shown)
     if figure_file:

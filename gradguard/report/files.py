@@ -4,18 +4,24 @@ from pathlib import Path
 
 from gradguard.errors import ConfigError
 
+PICTURES = (".png", ".svg", ".pdf")
 
-def writable(text: str, *, option: str, suffixes: tuple[str, ...]) -> Path:
-    """Return the path of a file that can be written.
+
+def writable(
+    text: str | None, *, option: str, suffixes: tuple[str, ...]
+) -> Path | None:
+    """Return the path of a file that can be written; None if none is wanted.
 
     Args:
-        text: The path as it was given.
+        text: The path as it was given; None where the option was not.
         option: Who asks for it.
         suffixes: What its name may end in.
 
     Raises:
         ConfigError: If its name ends otherwise, or it cannot be written.
     """
+    if text is None:
+        return None
     path = Path(text)
     if path.suffix.lower() not in suffixes:
         raise ConfigError(

@@ -142,11 +142,11 @@ def _pictures(rows: list[list[Panel | None]]) -> str:
 
 def _drawn(panel: Panel, span: tuple[float, float] | None) -> dict[str, Any]:
     return {
-        "title": html.escape(panel.title),
+        "title": _literal(panel.title),
         "x": panel.x_label,
         "y": panel.y_label,
         "range": span,
-        "ticks": list(map(html.escape, panel.ticks)),
+        "ticks": list(map(_literal, panel.ticks)),
         "traces": [_trace(line, by_place=bool(panel.ticks)) for line in panel.lines],
     }
 
@@ -157,8 +157,8 @@ def _trace(line: Line, *, by_place: bool) -> dict[str, Any]:
     # Of a line by step, the one after it speaks for both in the legend.
     before = line.style == "before" and not by_place
     return {
-        "name": html.escape(line.name + " before" * before),
-        "legendgroup": html.escape(line.name),
+        "name": _literal(line.name + " before" * before),
+        "legendgroup": _literal(line.name),
         "showlegend": not before,
         "mode": "markers" if marks else "lines+markers" if by_place else "lines",
         "x": _plain(line.x),
@@ -175,6 +175,11 @@ def _trace(line: Line, *, by_place: bool) -> dict[str, Any]:
             "size": 6,
         },
     }
+
+
+def _literal(text: str) -> str:
+    """Return the text as plotly shows it unchanged: it knows some entities, no quotes."""
+    return html.escape(text, quote=False)
 
 
 def _plain(values: Sequence[float]) -> list[float | None]:

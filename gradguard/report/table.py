@@ -42,7 +42,7 @@ def show(found: Found, console: Console, *, view: View, by_layer: bool) -> None:
 def facts_table(runs: list[Run]) -> Table:
     """Return facts as rows and runs as columns."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("run", min_width=len("total before, largest"))
+    table.add_column("run", no_wrap=True)  # a minimum is forgotten where it is narrow
     for run in runs:
         table.add_column(Text(run.label.replace("/", "/\n")), overflow="fold")
     for fact, values in words.fact_rows(runs).items():
@@ -87,7 +87,7 @@ def finding_lines(severity: Severity, text: str) -> Padding:
 
 
 def _by_layer(title: str, heads: tuple[str, ...]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(title, overflow="fold")
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)

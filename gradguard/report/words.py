@@ -116,6 +116,6 @@ def _counted(count: int, first: int | None) -> str:
 
 def _loss(known: Facts) -> str:
     if not known.loss_known:
-        return "not recorded"
+        return "not known"
     step = known.first_nonfinite_loss
     return "never" if step is None else f"from step {step}"

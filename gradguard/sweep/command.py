@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from gradguard.errors import ConfigError
-from gradguard.report.files import writable
+from gradguard.report.files import PICTURES, writable
 from gradguard.sweep.cells import varied
 from gradguard.sweep.grid import Cell
 from gradguard.sweep.runner import run_cells
@@ -36,9 +36,7 @@ def sweep(cells: Sequence[Cell], wanted: Wanted) -> int:
         ConfigError: If an option or a setting is wrong, before anything has run.
         Interrupted: If Ctrl-C ended the sweep.
     """
-    figure = wanted.figure and writable(
-        wanted.figure, option="--figure", suffixes=(".png", ".svg", ".pdf")
-    )
+    figure = writable(wanted.figure, option="--figure", suffixes=PICTURES)
     if figure and not varied(cells):
         raise ConfigError("--figure needs a setting with several values")
     stderr = Console(stderr=True, markup=False, highlight=False)

@@ -53,7 +53,7 @@ def points(text: str) -> list[Point]:
         ['model.lr=0.001', 'model.lr=0.1']
     """
     key, equals, values = map(str.strip, text.partition("="))
-    if not equals:
+    if not (key and equals):
         raise ConfigError(f"--sweep expects KEY=VALUES, got {text!r}")
     return [
         Point({key: value}, f"{key}={json.dumps(value, default=str)}")

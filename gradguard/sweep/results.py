@@ -64,11 +64,11 @@ def load(experiment: Experiment) -> Result | None:
     """Return the result of an earlier run, or None if there is none."""
     try:
         fields = json.loads(path(experiment).read_text(encoding="utf-8"))["result"]
-    except (FileNotFoundError, KeyError, ValueError):  # no file, or no result in it
-        return None
-    for part in ("train", "test", "units"):
-        fields[part] = {name: _number(value) for name, value in fields[part].items()}
-    return Result(**fields | {"clip_fraction": _number(fields["clip_fraction"])})
+        for part in ("train", "test", "units"):
+            fields[part] = {name: _number(one) for name, one in fields[part].items()}
+        return Result(**fields | {"clip_fraction": _number(fields["clip_fraction"])})
+    except (FileNotFoundError, LookupError, TypeError, ValueError, AttributeError):
+        return None  # no file, or no result in it
 
 
 def save(experiment: Experiment, result: Result) -> None:
