@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from gradguard.buffer import Buffer
 from gradguard.clipper import Clipper
+from gradguard.flat_norms import quick_norms
 from gradguard.nonfinite import Gate
 from gradguard.record import MISSING, REFUSED, Records
 from gradguard.scaling import (
@@ -48,6 +49,7 @@ class Ledger:
         self._gate = gate
         parameters = self.columns.parameters
         self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
+        self._root = math.sqrt(len(parameters))
         self._before: Tensor | None = None
         self._announced: int | None = None
         self._last_step = -1
@@ -103,7 +105,7 @@ class Ledger:
             return
         if self._policies:
             unscale_at_update(self._optimizer, gradients)
-        norms = gradients.norms() if self._policies else gradients.quick_norms()
+        norms = gradients.norms() if self._policies else quick_norms(gradients)
         if self._gate and self._gate.is_bad(*self._rows(norms)):
             norms = gradients.norms(exact=True)  # float32 squares may have overflowed
             if self._gate.is_bad(*self._rows(norms)):
@@ -144,7 +146,7 @@ class Ledger:
     def _norms_now(self) -> Tensor | None:
         """Return the norms `[P]` as they are now, None if there are no gradients."""
         gradients = self.columns.gradients()
-        return self.columns.row(gradients.quick_norms()) if gradients else None
+        return self.columns.row(quick_norms(gradients)) if gradients else None
 
     def _rows(self, norms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the norms `[P]` before, and as they are now."""
@@ -182,7 +184,7 @@ class Ledger:
             return False
         norms, limit = before.numpy(), _FAR_ABOVE_MEDIAN * self._median
         # No total exceeds sqrt(P) times the largest norm, which is found at once.
-        if float(norms[norms.argmax()]) * math.sqrt(len(norms)) < limit:
+        if norms[norms.argmax()].item() * self._root < limit:
             self._alarmed = False
             return False
         norms = norms.astype(np.float64)  # whose squares cannot overflow

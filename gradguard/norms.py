@@ -7,7 +7,6 @@ overflow or underflow is measured again in float64.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _HALF = (torch.float16, torch.bfloat16)
-_ON_CPU = (torch.float32, torch.device("cpu"))
 
-# Elements up to which calling a kernel costs more than copying them.
-_SMALL = 1024
+# Numbers up to which a list is looked through faster than an array.
+_SHORT = 512
 
 # Squares of elements around 1e-19 are float32 denormals and lose their digits. A norm
 # above this bound can hold such elements only in a share that does not matter.
@@ -141,61 +139,33 @@ class Gradients:
         Args:
             exact: Sum up in float64 on every device that has it.
         """
-        has_float64 = all(device.type != "mps" for _, device in self.groups)
-        norms = self._norms(torch.float64 if exact and has_float64 else None)
+        asked = None
+        if exact and all(device.type != "mps" for _, device in self.groups):
+            asked = torch.float64
+        norms = self._norms(asked)
         return norms if self._whole is None else self._whole(norms)
-
-    def quick_norms(self) -> Tensor:
-        """Return what `norms` does, up to rounding, by the fastest way there is.
-
-        On the CPU a kernel for each small gradient costs more than its arithmetic, so
-        they are laid end to end. Their squares are summed in float64, where nothing
-        overflows; `norms` rounds as torch's own clip does.
-        """
-        if self.groups.keys() != {_ON_CPU} or self._whole is not None:
-            return self.norms()
-        sizes = [tensor.numel() for tensor in self.tensors]
-        small = [place for place, size in enumerate(sizes) if 0 < size <= _SMALL]
-        if len(small) < len(sizes):
-            return self._norms_apart(small) if small else self.norms()
-        flat = torch._C._nn.flatten_dense_tensors(self.tensors)  # as DDP's buckets
-        squares = np.square(flat.numpy(), dtype=np.float64)
-        norms = np.sqrt(np.add.reduceat(squares, _starts(tuple(sizes))))
-        return torch.from_numpy(norms).float()
-
-    def _norms_apart(self, small: list[int]) -> Tensor:
-        """Return the norms where some gradients are small and others are not."""
-        large = sorted({*range(len(self.tensors))} - {*small})
-        rest = Gradients([self.tensors[place] for place in large]).norms()
-        norms = torch.empty(len(self.tensors), dtype=rest.dtype)
-        host = norms.numpy()
-        host[large] = rest.numpy()
-        quick = Gradients([self.tensors[place] for place in small]).quick_norms()
-        host[small] = quick.numpy()
-        return norms
 
     def _norms(self, asked: torch.dtype | None) -> Tensor:
         if not self.tensors:
             return torch.zeros(0)
+        placed: dict[int, Tensor] = {}
         norms: Sequence[Tensor] = ()
-        placed: list[Tensor] = [torch.empty(0)] * len(self.tensors)
         for (dtype, _), positions in self.groups.items():
             # float16 sums overflow at a norm of 256, bfloat16 sums have 8 bits.
             wide = asked or (torch.float32 if dtype in _HALF else None)
             norms = torch._foreach_norm(self.at(positions), 2.0, dtype=wide)
-            if len(self.groups) > 1:
-                for position, norm in zip(positions, norms, strict=True):
-                    placed[position] = norm
-        if len(self.groups) > 1:
-            norms = _alike(placed, self.tensors[0].device)
-        stacked = torch.stack(tuple(norms))
+            if len(norms) < len(self.tensors):
+                placed.update(zip(positions, norms, strict=True))
+        if placed:
+            each = [placed[position] for position in range(len(placed))]
+            norms = _alike(each, self.tensors[0].device)
+        stacked = torch.stack(norms)  # type: ignore[arg-type] # any sequence will do
         return self._widened(stacked) if stacked.is_cpu else stacked
 
     def _widened(self, norms: Tensor) -> Tensor:
         """Measure again in float64 what float32 squares cannot hold."""
         host = norms.numpy()
-        # Two looks that see a NaN too: next to nothing, on the common way out.
-        if host[host.argmin()] >= _SMALLEST_EXACT and host[host.argmax()] < np.inf:
+        if _all_exact(host):
             return norms
         overflowed = np.isinf(host)
         inexact = np.flatnonzero(overflowed | (host < _SMALLEST_EXACT))
@@ -228,10 +198,12 @@ def total_norm(norms: Tensor) -> Tensor:
     return total
 
 
-@lru_cache(maxsize=16)
-def _starts(sizes: tuple[int, ...]) -> NDArray[np.intp]:
-    """Return where each of some tensors begins once they lie end to end."""
-    return np.cumsum((0, *sizes[:-1]), dtype=np.intp)
+def _all_exact(norms: NDArray[np.floating]) -> bool:
+    """Whether no norm is NaN, Inf or too small; on the common way out of every step."""
+    if len(norms) > _SHORT:
+        return bool(norms[norms.argmin()] >= _SMALLEST_EXACT and norms.max() < np.inf)
+    values = norms.tolist()  # a sum is not finite where a value is not
+    return bool(min(values) >= _SMALLEST_EXACT and sum(values) < math.inf)
 
 
 def _all_plain_and_alike(gradients: Sequence[Tensor]) -> bool:

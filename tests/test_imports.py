@@ -21,6 +21,7 @@ HOUSE = {
     "errors": ("", ""),
     "configs": ("", ""),
     "norms": ("numpy torch", ""),
+    "flat_norms": ("numpy torch", "norms"),
     "clipping": ("numpy torch", "norms"),
     "adaptive": ("torch", "norms clipping"),
     "agc": ("torch", "norms clipping"),
@@ -43,7 +44,10 @@ HOUSE = {
     "culprits": ("torch", "norms sharding"),
     "nonfinite": ("torch", "errors columns culprits"),
     "dump": ("numpy torch", "columns culprits"),
-    "ledger": ("numpy torch", "norms record buffer columns scaling clipper nonfinite"),
+    "ledger": (
+        "numpy torch",
+        "norms flat_norms record buffer columns scaling clipper nonfinite",
+    ),
     "cautions": ("", "clipping moments columns"),
     "deepspeed": ("torch", "clipping columns ledger norms sharding"),
     "watch": (
