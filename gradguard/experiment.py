@@ -37,6 +37,11 @@ if TYPE_CHECKING:  # scikit-learn takes a second, for the data that is asked for
     from gradguard.data.digit_sum import DigitSumData
     from gradguard.data.regression import RegressionData
 
+# Of both namespaces: a module to inspect may be of either.
+_CHATTY = (
+    "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"
+)  # fmt: skip
+
 Data: TypeAlias = "CirclesData | DigitSumData | RegressionData"
 
 
@@ -119,7 +124,7 @@ def build(experiment: Experiment) -> tuple[LightningModule, Data, list[Policy]]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Mute what Lightning tells every user of small models, and only while we run."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    loggers = [logging.getLogger(name) for name in _CHATTY]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
@@ -144,6 +149,11 @@ def _model_and_data(
         model = network(**experiment.model.model_dump(exclude={"name"}))
     except ValueError as error:
         raise ConfigError(f"model.{error}") from None
+    except RuntimeError as error:  # there is no such room
+        reason = (
+            str(error).rpartition("DefaultCPUAllocator: ")[2].partition(" Error")[0]
+        )
+        raise ConfigError(f"model is too large: {reason}") from None
     try:
         return model, data(**experiment.data.model_dump())
     except ValueError as error:

@@ -62,6 +62,11 @@ class Unoptimized(Trained):
     configure_optimizers = LightningModule.configure_optimizers
 
 
+class TwoOptimizers(Trained):
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+
 class Normed(LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +80,10 @@ class Normed(LightningModule):
 
 class Batchless(LightningModule):
     pass
+
+
+class Forwardless(LightningModule):
+    example_input_array = torch.ones(1)
 
 
 class Lossless(Trained):
@@ -412,6 +421,15 @@ def test_layer_norm_at_the_end_does_not_cancel_the_gradient(call: Call) -> None:
         (
             ["chains:Batchless", "--full-batch"],
             "--full-batch is for bundled models, not for --module",
+        ),
+        (
+            ["chains:TwoOptimizers", "--set", "weight=1"],
+            "chains:TwoOptimizers cannot be trained: Training with multiple optimizers "
+            "is only supported with manual optimization",
+        ),
+        (
+            ["chains:Forwardless"],
+            "chains:Forwardless has no forward() to give example_input_array to",
         ),
         (["chains:Chain", "--set", "weight"], "--set expects KEY=VALUE, got 'weight'"),
         *(

@@ -210,6 +210,11 @@ def interrupt(process: subprocess.Popen[str]) -> str:
     raise AssertionError("the process does not heed Ctrl-C")
 
 
+def test_model_for_which_there_is_no_room_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model is too large: can't allocate memory"):
+        trained(tmp_path, "model.width=1000000000000", config="mlp")
+
+
 @pytest.mark.slow
 def test_ctrl_c_exits_130_and_keeps_what_was_recorded(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gradguard", "train", "--config", "srn-cured"]

@@ -47,10 +47,19 @@ def by_trainer(module: Any, batches: Any, *, subject: str, rows: str) -> Inspect
         return stop.observer.inspection(
             subject=subject, loss=stop.loss, loss_of=f"training_step on {rows}"
         )
-    except MisconfigurationException as error:
+    except (MisconfigurationException, RuntimeError) as error:
+        if not _is_refusal(error):
+            raise  # the module's own: its traceback says where
         reason = str(error).split(". ")[0].strip(" .")
         raise ConfigError(f"{subject} cannot be trained: {reason}") from None
     raise ConfigError(f"{subject} cannot be inspected: no backward pass was made")
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether Lightning refuses the module, rather than the module failing."""
+    if isinstance(error, MisconfigurationException):
+        return True
+    return "multiple optimizers" in str(error)
 
 
 class _Measured(Exception):  # noqa: N818 (an ending, not an error)
@@ -86,6 +95,8 @@ def by_example(module: nn.Module, example: Any, *, subject: str) -> Inspection:
     Raises:
         ConfigError: If no output has a gradient.
     """
+    if type(module).forward in (nn.Module.forward, LightningModule.forward):
+        raise ConfigError(f"{subject} has no forward() to give example_input_array to")
     observer = Observer(module)
     with observer.watching():
         if isinstance(example, Mapping):
