@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-# About twice the overhead in docs/performance.md: CI shares its machine.
-OWN, OBSERVED = 1.04, 1.20
+# Twice the bar where gradguard clips. Where Lightning does, the bar of 1.03 is missed, and
+# this is twice the overhead that docs/performance.md tells.
+OWN, OBSERVED = 1.04, 1.16
 TRIES = 3
 
 pytestmark = pytest.mark.slow
@@ -42,9 +43,10 @@ def test_recording_every_step_costs_next_to_nothing(arm: str, bar: float) -> Non
     assert any(excess(overheads(n)[arm]) < bar - 1 for n in range(TRIES))
 
 
-def test_overhead_is_a_twentieth_of_the_documented_recipe() -> None:
+@pytest.mark.parametrize("arm", ["gradguard", "observed"])
+def test_overhead_is_a_twentieth_of_the_documented_recipe(arm: str) -> None:
     assert any(
-        20 * excess(overheads(n)["gradguard"]) < excess(overheads(n)["recipe"])
+        20 * excess(overheads(n)[arm]) < excess(overheads(n)["recipe"])
         for n in range(TRIES)
     )
 
