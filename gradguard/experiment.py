@@ -1,48 +1,31 @@
 """Run an experiment: refuse what cannot work, train, evaluate, read back the records."""
 
-import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from gradguard.adaptive import AutoClip, ZClip
-from gradguard.agc import AdaptiveClip
-from gradguard.by_name import ByName, check
 from gradguard.callback import GradGuard
-from gradguard.clipping import ClipNorm, ClipValue, Policy
-from gradguard.config import MODELS, Clip, Experiment, import_class
+from gradguard.clipping import Policy
+from gradguard.config import Experiment
 from gradguard.errors import ConfigError, Interrupted
+from gradguard.parts import Data, build
 from gradguard.preflight import require_resumable, require_writable
 from gradguard.progress import Progress
+from gradguard.quiet import quiet
 from gradguard.record import Records
 from gradguard.recording import Recording
 from gradguard.settings import dump
 from gradguard.tensorboard.reader import read_recordings
 from gradguard.units import HasUnits, stuck_units
-
-if TYPE_CHECKING:  # scikit-learn takes a second, for the data that is asked for only
-    from gradguard.data.circles import CirclesData
-    from gradguard.data.digit_sum import DigitSumData
-    from gradguard.data.regression import RegressionData
-
-# Of both namespaces: a module to inspect may be of either.
-_CHATTY = (
-    "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"
-)  # fmt: skip
-
-Data: TypeAlias = "CirclesData | DigitSumData | RegressionData"
 
 
 @dataclass(frozen=True)
@@ -109,81 +92,6 @@ def run(
         return None
     (recording,) = read_recordings(run_dir).values()
     return Outcome(experiment, run_dir, train, test, recording, units.shares)
-
-
-def build(experiment: Experiment) -> tuple[LightningModule, Data, list[Policy]]:
-    """Return the untrained model, its data and what clips, as the experiment says.
-
-    Raises:
-        ConfigError: If the settings do not fit each other.
-    """
-    model, data = _model_and_data(experiment)
-    return model, data, _policies(experiment, model)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Mute what Lightning tells every user of small models, and only while we run."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=PossibleUserWarning)
-        # Between Lightning 2.6 and torch 2.9 or later; nothing a user could do.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-        # A resumed run is a new one, in a directory of its own.
-        warnings.filterwarnings("ignore", message="The dirpath has changed")
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _model_and_data(
-    experiment: Experiment,
-) -> tuple[LightningModule, Data]:
-    network, data = map(import_class, MODELS[experiment.model.name])
-    try:
-        model = network(**experiment.model.model_dump(exclude={"name"}))
-    except ValueError as error:
-        raise ConfigError(f"model.{error}") from None
-    except RuntimeError as error:  # there is no such room
-        reason = (
-            str(error).rpartition("DefaultCPUAllocator: ")[2].partition(" Error")[0]
-        )
-        raise ConfigError(f"model is too large: {reason}") from None
-    try:
-        return model, data(**experiment.data.model_dump())
-    except ValueError as error:
-        raise ConfigError(f"data.{error}") from None
-
-
-def _policies(experiment: Experiment, model: LightningModule) -> list[Policy]:
-    policies = [_policy(clip) for clip in experiment.clip]
-    try:
-        check(policies, [name for name, _ in model.named_parameters()])
-    except ValueError as error:
-        raise ConfigError(f"clip: {error}") from None
-    return policies
-
-
-def _policy(clip: Clip) -> Policy:
-    if clip.norm is not None:
-        return ClipNorm(clip.norm, per_parameter=clip.per_parameter)
-    if clip.value is not None:
-        return ClipValue(clip.value)
-    if clip.auto is not None:
-        return AutoClip(clip.auto)
-    if clip.zclip is not None:
-        return ZClip(clip.zclip)
-    if clip.agc is not None:
-        return AdaptiveClip(clip.agc, exclude=tuple(clip.exclude))
-    assert clip.by_name is not None  # by the rules of Clip
-    return ByName(
-        {name: [_policy(one) for one in clips] for name, clips in clip.by_name.items()}
-    )
 
 
 def _trainer(

@@ -66,10 +66,15 @@ HOUSE = {
     "preflight": ("lightning torch", "errors"),
     "progress": ("lightning", ""),
     "units": ("torch", ""),
+    "quiet": ("lightning", ""),
+    "parts": (
+        "lightning",
+        "errors clipping adaptive agc by_name models data config",
+    ),
     "experiment": (
         "lightning numpy",
-        "errors clipping adaptive agc by_name record recording tensorboard callback models data "
-        "config settings preflight progress units",
+        "errors clipping record recording tensorboard callback config settings preflight "
+        "progress units quiet parts",
     ),
     "report": (
         "matplotlib numpy pydantic rich",
@@ -78,16 +83,16 @@ HOUSE = {
     "summary": ("numpy rich", "health record experiment report"),
     "sweep": (
         "matplotlib rich torch",
-        "errors config settings preflight units experiment report",
+        "errors config settings preflight units parts experiment report",
     ),
     "inspection": (
         "lightning matplotlib rich torch",
-        "errors config settings experiment report sweep",
+        "errors config settings quiet parts experiment report sweep",
     ),
     "reproduction": (
         "lightning matplotlib numpy rich torch",
         "errors clipping record recording tensorboard clipper data mistakes settings "
-        "experiment health sweep",
+        "parts experiment health sweep",
     ),
     "cli": (
         "rich typer",

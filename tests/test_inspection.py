@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader
 
 from gradguard.cli import main
 from gradguard.errors import ConfigError
-from gradguard.experiment import build
 from gradguard.inspection.layers import Inspection, Layer
 from gradguard.inspection.module import inspect_module
 from gradguard.inspection.passes import by_trainer
 from gradguard.inspection.subjects import inspect_experiment
 from gradguard.inspection.table import show
 from gradguard.inspection.words import sentences, verdict
+from gradguard.parts import build
 from gradguard.settings import resolve
 
 MODULES = """

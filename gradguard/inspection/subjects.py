@@ -3,9 +3,9 @@
 from lightning.pytorch import seed_everything
 
 from gradguard.config import Experiment
-from gradguard.experiment import build
 from gradguard.inspection.layers import Inspection
 from gradguard.inspection.passes import by_trainer
+from gradguard.parts import build
 
 
 def inspect_experiment(experiment: Experiment, *, full_batch: bool) -> Inspection:

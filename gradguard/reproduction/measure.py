@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from gradguard.experiment import Outcome, build
+from gradguard.experiment import Outcome
+from gradguard.parts import build
 from gradguard.record import Records
 from gradguard.recording import Recording
 

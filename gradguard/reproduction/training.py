@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, seed_everything
 
-from gradguard.experiment import Data, build, run
+from gradguard.experiment import run
 from gradguard.health.diagnosis import diagnose
+from gradguard.parts import Data, build
 from gradguard.record import Records
 from gradguard.recording import Recording
 from gradguard.reproduction import measure

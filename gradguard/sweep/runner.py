@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from gradguard.config import Experiment
 from gradguard.errors import ConfigError, Interrupted
-from gradguard.experiment import build
+from gradguard.parts import build
 from gradguard.preflight import require_writable
 from gradguard.sweep.cells import Summary
 from gradguard.sweep.grid import Cell
