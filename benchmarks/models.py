@@ -147,14 +147,15 @@ WORKLOADS: dict[str, Workload] = {
     ),
     "gpt-like": Workload(
         partial(GPT, width=256, heads=4, vocabulary=512),
-        partial(_sequences, 4, 32, vocabulary=512),
-        block=50,
+        partial(_sequences, 8, 64, vocabulary=512),
+        block=12,
+        log_every=12,
     ),
     "gpt2": Workload(
         partial(GPT, width=768, heads=12, vocabulary=50257),
-        partial(_sequences, 1, 16, vocabulary=50257),
-        block=4,
-        log_every=4,
+        partial(_sequences, 1, 128, vocabulary=50257),
+        block=2,
+        log_every=2,
     ),
     "many": Workload(partial(Many, count=2000), _nothing, block=50),
 }

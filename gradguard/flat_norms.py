@@ -1,7 +1,7 @@
 """Norms of many small gradients on the CPU, laid end to end."""
 
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,29 +29,36 @@ def quick_norms(gradients: Gradients) -> Tensor:
     tensors = gradients.tensors
     if gradients.groups.keys() != {_ON_CPU} or gradients.are_shards:
         return gradients.norms()
-    sizes = [tensor.numel() for tensor in tensors]
-    small = [place for place, size in enumerate(sizes) if 0 < size <= _SMALL]
-    if len(small) <= _FEW:
+    plan = _plan(tuple(map(Tensor.numel, tensors)))
+    if len(plan.small) <= _FEW:
         return gradients.norms()
-    if len(small) == len(sizes):
-        return torch.from_numpy(_flat_norms(tensors, sizes)).float()
-    large = sorted({*range(len(tensors))} - {*small})
-    rest = Gradients([tensors[place] for place in large]).norms()
+    if not plan.large:
+        return torch.from_numpy(_flat_norms(tensors, plan.starts)).float()
+    rest = Gradients([tensors[place] for place in plan.large]).norms()
     norms = torch.empty(len(tensors), dtype=rest.dtype)
-    norms.numpy()[large] = rest.numpy()
-    norms.numpy()[small] = _flat_norms(
-        [tensors[place] for place in small], [sizes[place] for place in small]
-    )
+    norms.numpy()[plan.large] = rest.numpy()
+    small = [tensors[place] for place in plan.small]
+    norms.numpy()[plan.small] = _flat_norms(small, plan.starts)
     return norms
 
 
-def _flat_norms(tensors: list[Tensor], sizes: Sequence[int]) -> NDArray[np.float64]:
+def _flat_norms(tensors: list[Tensor], starts: NDArray[np.intp]) -> NDArray[np.float64]:
     flat = torch._C._nn.flatten_dense_tensors(tensors)  # as DDP's buckets
     squares = np.square(flat.numpy(), dtype=np.float64)
-    return np.sqrt(np.add.reduceat(squares, _starts(tuple(sizes))))
+    return np.sqrt(np.add.reduceat(squares, starts))
+
+
+class _Plan(NamedTuple):
+    """Which tensors are laid end to end, where each begins there, and which are not."""
+
+    small: list[int]
+    starts: NDArray[np.intp]
+    large: list[int]
 
 
 @lru_cache(maxsize=16)
-def _starts(sizes: tuple[int, ...]) -> NDArray[np.intp]:
-    """Return where each of some tensors begins once they lie end to end."""
-    return np.cumsum((0, *sizes[:-1]), dtype=np.intp)
+def _plan(sizes: tuple[int, ...]) -> _Plan:
+    small = [place for place, size in enumerate(sizes) if 0 < size <= _SMALL]
+    ends = np.cumsum([sizes[place] for place in small], dtype=np.intp)
+    starts = np.concatenate([np.zeros(1, np.intp), ends[:-1]])
+    return _Plan(small, starts, sorted({*range(len(sizes))} - {*small}))

@@ -7,11 +7,14 @@ overflow or underflow is measured again in float64.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+_dtype, _layout = attrgetter("dtype"), attrgetter("layout")
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -208,11 +211,11 @@ def _all_exact(norms: NDArray[np.floating]) -> bool:
 
 def _all_plain_and_alike(gradients: Sequence[Tensor]) -> bool:
     """Whether gradients are dense and real, of one dtype and on one device."""
-    dtypes = {gradient.dtype for gradient in gradients}
+    dtypes = set(map(_dtype, gradients))
     # An integer per device, since a process has one kind of accelerator: a fraction of
     # what it takes to make a `torch.device`.
-    devices = {gradient.get_device() for gradient in gradients}
-    layouts = {gradient.layout for gradient in gradients}
+    devices = set(map(Tensor.get_device, gradients))
+    layouts = set(map(_layout, gradients))
     alike = len(dtypes) == len(devices) == 1 and layouts == {torch.strided}
     return alike and not gradients[0].is_complex()
 
