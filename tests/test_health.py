@@ -6,11 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.optim import SGD
 
+from gradguard import GradGuard
+from gradguard.data.regression import RegressionData
 from gradguard.experiment import run
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Finding
 from gradguard.health.threshold import suggest
+from gradguard.models.mlp import MLP
 from gradguard.recording import Recording
 from gradguard.settings import resolve
 from gradguard.tensorboard.reader import read_recordings
@@ -195,6 +202,16 @@ def test_norm_too_large_for_float32_is_found(trained: Trained) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:update skipped")  # what is asked for
+def test_run_that_lightning_freezes_is_told(trained: Trained) -> None:
+    deep = ("model.depth=30", "model.width=64", "trainer.max_epochs=1")
+    recording = trained(
+        "deep-mlp-exploding", *deep, "trainer.gradient_clip_val=1", seed=0
+    )
+    assert (recording.records.after[:20] == 0).all()
+
+    assert the("frozen", recording).severity == "error"
+
+
 def test_refused_steps_are_counted_and_nothing_exploded(trained: Trained) -> None:
     recording = trained(
         "mlp-exploding",
@@ -208,6 +225,37 @@ def test_refused_steps_are_counted_and_nothing_exploded(trained: Trained) -> Non
     assert finding.severity == "warning"
     assert finding.numbers["refused_steps"] == recording.records.refused.sum() > 0
     assert "exploded" not in kinds(recording)
+
+
+def test_parameters_that_nothing_reaches_are_named(tmp_path: Path) -> None:
+    class Careless(MLP):
+        def __init__(self) -> None:
+            super().__init__()
+            self.forgotten = nn.Linear(1, 1, bias=False)
+            self.unused = nn.Linear(1, 1, bias=False)
+
+        def configure_optimizers(self) -> SGD:
+            reached = [*self.hidden.parameters(), *self.output.parameters()]
+            other_model = nn.Linear(1, 1, bias=False)
+            return SGD([*reached, self.unused.weight, other_model.weight], lr=1e-4)
+
+    with pytest.warns(UserWarning, match="no optimizer holds forgotten.weight"):
+        Trainer(
+            max_steps=3,
+            log_every_n_steps=1,
+            accelerator="cpu",
+            logger=TensorBoardLogger(tmp_path, name="", version="run"),
+            callbacks=[GradGuard()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        ).fit(Careless(), RegressionData())
+    recording = read_recordings(tmp_path / "run")[""]
+
+    assert "unused.weight" in the("no-gradient", recording).text
+    assert "forgotten.weight" in the("unoptimized", recording).text
+    assert "unnamed." in the("foreign", recording).text
 
 
 def test_clip_on_every_step_is_a_note(trained: Trained) -> None:
