@@ -201,7 +201,6 @@ def test_norm_too_large_for_float32_is_found(trained: Trained) -> None:
     assert the("overflow", recording).numbers["total_before"] > 1.8e19
 
 
-@pytest.mark.filterwarnings("ignore:update skipped")  # what is asked for
 def test_run_that_lightning_freezes_is_told(trained: Trained) -> None:
     deep = ("model.depth=30", "model.width=64", "trainer.max_epochs=1")
     recording = trained(
@@ -212,6 +211,7 @@ def test_run_that_lightning_freezes_is_told(trained: Trained) -> None:
     assert the("frozen", recording).severity == "error"
 
 
+@pytest.mark.filterwarnings("ignore:update skipped")  # what is asked for
 def test_refused_steps_are_counted_and_nothing_exploded(trained: Trained) -> None:
     recording = trained(
         "mlp-exploding",

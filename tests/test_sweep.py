@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,9 +264,12 @@ def test_same_sweep_runs_nothing(
     assert again.summaries[1] == ended.summaries[1]
 
 
-def test_changed_sweep_runs_what_is_new(ended: Sweep, log_dir: Path) -> None:
+def test_changed_sweep_runs_what_is_new(
+    ended: Sweep, log_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(log_dir, tmp_path, dirs_exist_ok=True)
     del ended
-    more = swept(mlp_cells(log_dir, "5,7", seeds=1))
+    more = swept(mlp_cells(tmp_path, "5,7", seeds=1))
 
     assert more.reused == 1
     assert [len(summary.ended) for summary in more.summaries] == [1, 1]
