@@ -1,8 +1,10 @@
 """Findings about parameters that training does not reach."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from gradguard.health.finding import Finding
+from gradguard.health.finding import Finding, Kind
 from gradguard.health.words import chosen, named
 from gradguard.recording import Recording
 
@@ -12,63 +14,39 @@ _FOREIGN = "unnamed."
 
 def parameter_findings(recording: Recording) -> list[Finding]:
     """Find parameters without gradient, in no optimizer, or of another model."""
+    records, steps = recording.records, len(recording.records.steps)
+    absent = chosen(records, np.asarray(records.missing.all(axis=0))) if steps else []
+    outside = recording.unoptimized
+    foreign = [name for name in records.names if name.startswith(_FOREIGN)]
     return [
-        *_without_gradient(recording),
-        *_unoptimized(recording),
-        *_foreign(recording),
-    ]
-
-
-def _without_gradient(recording: Recording) -> list[Finding]:
-    records = recording.records
-    if not len(records.steps):
-        return []
-    names = chosen(records, np.asarray(records.missing.all(axis=0)))
-    if not names:
-        return []
-    return [
-        Finding(
+        *_finding(
             "no-gradient",
-            "warning",
-            f"{named(names)}: no gradient on any of {len(records.steps)} steps.",
+            absent,
+            f"{{}}: no gradient on any of {steps} steps.",
             "The loss does not depend on it: use it in forward, or set "
             "requires_grad=False.",
-            parameter=names[0],
-            numbers={"parameters": float(len(names))},
-        )
-    ]
-
-
-def _unoptimized(recording: Recording) -> list[Finding]:
-    names = recording.unoptimized
-    if not names:
-        return []
-    return [
-        Finding(
+        ),
+        *_finding(
             "unoptimized",
-            "warning",
-            f"{named(names)}: trainable, and in no optimizer.",
+            outside,
+            "{}: trainable, and in no optimizer.",
             "Give it to an optimizer in configure_optimizers, or set "
             "requires_grad=False.",
-            parameter=names[0],
-            numbers={"parameters": float(len(names))},
-        )
-    ]
-
-
-def _foreign(recording: Recording) -> list[Finding]:
-    names = [name for name in recording.records.names if name.startswith(_FOREIGN)]
-    if not names:
-        return []
-    return [
-        Finding(
+        ),
+        *_finding(
             "foreign",
-            "warning",
-            f"The optimizer holds {len(names)} parameters that are not the model's: "
-            f"{named(names)}.",
+            foreign,
+            f"The optimizer holds {len(foreign)} parameters that are not the model's: "
+            "{}.",
             "Make the optimizer in configure_optimizers, from self.parameters(): one "
             "made for an earlier model goes on updating that.",
-            parameter=names[0],
-            numbers={"parameters": float(len(names))},
-        )
+        ),
     ]
+
+
+def _finding(kind: Kind, names: Sequence[str], text: str, advice: str) -> list[Finding]:
+    """Return a finding about the names, which take the place of {} in its text."""
+    if not names:
+        return []
+    told, numbers = text.format(named(names)), {"parameters": float(len(names))}
+    return [Finding(kind, "warning", told, advice, parameter=names[0], numbers=numbers)]
