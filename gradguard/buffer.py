@@ -30,7 +30,7 @@ class Buffer:
         # Kept as they come, and laid side by side once: a step is not worth a kernel.
         self._before: list[Tensor] = []
         self._after: list[Tensor] = []
-        self._loss: list[Tensor] = []
+        self._loss: list[Tensor | float] = []
 
     @property
     def full(self) -> bool:
@@ -55,11 +55,13 @@ class Buffer:
     def put_loss(self, loss: Tensor) -> None:
         """Set the loss of the step put in last, a scalar."""
         # A copy: the loss may be part of something large, or be changed in place.
-        self._loss[-1] = loss.detach().to(self._device, copy=True)
+        copy = loss.item() if loss.is_cpu else loss.detach().to(self._device, copy=True)
+        self._loss[-1] = copy
 
     def drain(self, names: tuple[str, ...], order: list[int]) -> Records:
         """Take everything out, the parameters sorted by `order` and called `names`."""
-        loss, count = torch.stack(self._loss), len(self.steps)
+        each = [torch.as_tensor(loss, device=self._device) for loss in self._loss]
+        loss, count = torch.stack(each), len(self.steps)
         block = torch.cat([*self._before, *self._after, loss.flatten()])
         flat = block.float().cpu().numpy()
         norms = flat[:-count].reshape(2, count, -1)[:, :, order]

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from gradguard.clipping import Clip, State, in_order, in_words
+from gradguard.idle import HOOKS
 from gradguard.moments import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
 from gradguard.nonfinite import Action, OnNonFinite
 from gradguard.recorder import Recorder
@@ -24,7 +25,8 @@ class GradGuard(Callback):
     Whoever clips is observed: `Trainer(gradient_clip_val=...)`, an overridden
     `configure_gradient_clipping`, another callback, nobody. With `clip`, gradguard
     clips by itself, in the same pass in which it measures. Without `clip` training is
-    bit-identical to training without the callback.
+    bit-identical to training without the callback; where the Trainer's clip by norm is all
+    that touches gradients on a CPU, it is done in such a pass too, as torch would do it.
 
     Every optimizer step is recorded on the device. The records cross to the host in
     one copy and are written every `trainer.log_every_n_steps` steps, with a checkpoint,
@@ -158,7 +160,7 @@ class GradGuard(Callback):
             layer_statistics=self.layer_statistics,
         )
         if trainer.global_step:  # training goes on, here or from a checkpoint
-            self._watch.load_state_dict(self._learned)
+            self._watch.books.load_state_dict(self._learned)
 
     @override
     def on_train_batch_start(
@@ -193,20 +195,21 @@ class GradGuard(Callback):
     ) -> None:
         if self._watch:
             loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-            self._watch.see_batch_end(loss if isinstance(loss, Tensor) else None)
+            known = isinstance(loss, Tensor) and loss.numel() == 1
+            self._watch.books.see_batch_end(loss if known else None)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._watch:
-            self._watch.see_epoch_end()
+            self._watch.books.see_epoch_end()
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self._watch:
-            self._watch.write()
-            self._learned = self._watch.state_dict()
+            self._watch.books.write()
+            self._learned = self._watch.books.state_dict()
         # Not by `state_dict`, of which Lightning lets one callback of a class have one:
         # `gradguard.attach` may add a second GradGuard.
         if any(self._learned):
@@ -236,12 +239,12 @@ class GradGuard(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` to every callback during a fit; with it
-        # the whole model would travel along.
+        # the whole model would travel along. Hooks may be hidden just now.
         state = {**vars(self), "_watch": None}
-        return {key: state[key] for key in state.keys() - {"log", "log_dict"}}
+        return {key: state[key] for key in state.keys() - {"log", "log_dict", *HOOKS}}
 
     def _close(self) -> None:
         watch, self._watch = self._watch, None
         if watch:
-            self._learned = watch.state_dict()
+            self._learned = watch.books.state_dict()
             watch.close()

@@ -64,7 +64,7 @@ class Columns:
                 whole=self._whole,
             )
         owners: Sequence[Tensor] = self.parameters
-        found = [g for parameter in owners if (g := parameter.grad) is not None]
+        found = self.found()
         if len(found) < len(owners):
             owners = [parameter for parameter in owners if parameter.grad is not None]
         gradients = Gradients(found, parameters=owners, names=self._names)
@@ -72,6 +72,10 @@ class Columns:
             return gradients
         found = [_coalesced(parameter) for parameter in owners]
         return Gradients(found, parameters=owners, names=self._names)
+
+    def found(self) -> list[Tensor]:
+        """Return the gradients there are, as they hang on the parameters."""
+        return [g for parameter in self.parameters if (g := parameter.grad) is not None]
 
     def row(self, norms: Tensor) -> Tensor:
         """Give parameters without a gradient their place: `[n]` to `[P]`."""

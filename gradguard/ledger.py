@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from operator import is_
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from gradguard.buffer import Buffer
 from gradguard.clipper import Clipper
+from gradguard.columns import parameters_of
 from gradguard.flat_norms import quick_norms
 from gradguard.nonfinite import Gate
 from gradguard.record import MISSING, REFUSED, Records
@@ -19,6 +21,7 @@ from gradguard.scaling import (
     unscale_at_update,
     unscaled,
 )
+from gradguard.trainer_clip import Clipped, clip_once
 
 # A total this many times the recent median is written at once: should the process die,
 # it is the step one wants to see.
@@ -51,6 +54,7 @@ class Ledger:
         self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
         self._root = math.sqrt(len(parameters))
         self._before: Tensor | None = None
+        self._clipped: Clipped | None = None
         self._announced: int | None = None
         self._last_step = -1
         self._lacks_loss = False
@@ -58,11 +62,10 @@ class Ledger:
         self._alarmed = False
 
     @property
-    def outgrown(self) -> bool:
-        """Whether the optimizer has been given more parameters since."""
-        groups = self._optimizer.param_groups
-        held = sum(len(group["params"]) for group in groups)
-        return held != len(self.columns.parameters)
+    def outdated(self) -> bool:
+        """Whether the optimizer holds other parameters by now."""
+        held, columns = parameters_of(self._optimizer), self.columns.parameters
+        return len(held) != len(columns) or not all(map(is_, held, columns))
 
     @property
     def saw_before(self) -> bool:
@@ -77,6 +80,22 @@ class Ledger:
         norms = self._norms_now()
         if norms is not None:
             self._before = unscaled(norms, scale)
+
+    @torch.no_grad()
+    def see_clip(self, max_norm: float) -> bool:
+        """Clip by the norm of all gradients if that can be done as torch does it.
+
+        Returns:
+            Whether it is done. If not, the norms before are taken.
+        """
+        gradients = self.columns.gradients()
+        clipped = clip_once(gradients, max_norm) if gradients else None
+        if clipped is None:
+            self.see_before(None)
+            return False
+        before, self._clipped = clipped
+        self._before = self.columns.row(before)
+        return True
 
     def see_announced(self, step: int) -> None:
         """Note that a scaler is about to update the parameters, or to skip that."""
@@ -97,6 +116,8 @@ class Ledger:
             NonFiniteGradientError: If the gate does.
         """
         self._announced = None
+        if self._saw_clip(step):
+            return
         gradients = self.columns.gradients(to_clip=bool(self._policies))
         if not gradients:
             self._before = None
@@ -141,6 +162,15 @@ class Ledger:
         middle = len(healthy) // 2
         self._median = float(np.sort(healthy)[middle]) if len(healthy) else np.inf
         return records
+
+    def _saw_clip(self, step: int) -> bool:
+        """Keep an update of gradients that are as our clip left them; return if so."""
+        clipped, self._clipped = self._clipped, None
+        after = clipped.norms(self.columns.found()) if clipped else None
+        if after is None or self._before is None:
+            return False
+        self._keep(step, self._before, self.columns.row(after))
+        return True
 
     @torch.no_grad()
     def _norms_now(self) -> Tensor | None:

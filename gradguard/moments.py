@@ -14,13 +14,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+TRAINER_CLIP = "trainer_clip"
 BACKWARD_END = "backward_end"
 AFTER_BACKWARD = "on_after_backward"
 BEFORE_OPTIMIZER_STEP = "on_before_optimizer_step"
 
-# Where LightningModule and Callback declare their hooks; a definition elsewhere in a
-# class hierarchy is an override.
-_DECLARED_IN = (".core.module", ".core.hooks", ".callbacks.callback")
+# Where Lightning declares what others may override; a definition elsewhere in a class
+# hierarchy is an override.
+_DECLARED_IN = (
+    ".core.module",
+    ".core.hooks",
+    ".callbacks.callback",
+    ".precision.precision",
+    ".strategies.strategy",
+)
 
 
 def at_update(optimizer: Optimizer, act: Callable[[Any], None]) -> Callable[[], None]:
@@ -86,18 +93,29 @@ def at_backward_end(
     return undo
 
 
-def at_clip_call(trainer: Any, act: Callable[[Optimizer], None]) -> Callable[[], None]:
+def at_clip_call(
+    trainer: Any, act: Callable[[Optimizer, float, str], bool]
+) -> Callable[[], None]:
     """Call `act` before each `LightningModule.clip_gradients`; return the undo.
 
     Shadows one method of the Trainer's precision plugin, the single thing of Lightning
-    that is touched, and in manual optimisation only: there is no hook.
+    that is touched: there is no hook.
+
+    Args:
+        trainer: Whose plugin.
+        act: Given optimizer, threshold and algorithm ("norm" or "value"). If it returns
+            True it has clipped, and the method is not called.
     """
     plugin = trainer.precision_plugin
     clip_gradients = plugin.clip_gradients
 
-    def observed(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        act(optimizer)
-        return clip_gradients(optimizer, *args, **kwargs)
+    def observed(
+        optimizer: Optimizer,
+        clip_val: float = 0.0,
+        gradient_clip_algorithm: Any = "norm",
+    ) -> None:
+        if not act(optimizer, clip_val, gradient_clip_algorithm):
+            clip_gradients(optimizer, clip_val, gradient_clip_algorithm)
 
     plugin.clip_gradients = observed
     return lambda: vars(plugin).pop("clip_gradients")
@@ -187,7 +205,7 @@ def _shadow_step(optimizer: Optimizer, update: _Update) -> Callable[[], None]:
 
 
 def overrides(instance: object, hook: str) -> bool:
-    """Whether a module or callback defines a hook that Lightning only declares."""
+    """Whether a module, callback or plugin defines a hook that Lightning declares."""
     if hook in vars(instance):
         return True
     for cls in type(instance).__mro__:

@@ -93,9 +93,14 @@ class Gradients:
         return any(dtype in _HALF for dtype, _ in self.groups)
 
     @property
+    def are_plain(self) -> bool:
+        """Whether all are dense and real, of one dtype and on one device."""
+        return self.tensors is self._gradients
+
+    @property
     def any_sparse(self) -> bool:
         """Whether some gradient holds the rows only that the loss has reached."""
-        if self.tensors is self._gradients:
+        if self.are_plain:
             return False
         return any(each.layout is torch.sparse_coo for each in self._gradients)
 

@@ -27,6 +27,7 @@ HOUSE = {
     "agc": ("torch", "norms clipping"),
     "by_name": ("torch", "norms clipping"),
     "moments": ("torch", ""),
+    "idle": ("", "moments"),
     "record": ("numpy", ""),
     "recording": ("numpy", "record"),
     "health": ("numpy", "record recording"),
@@ -44,18 +45,24 @@ HOUSE = {
     "culprits": ("torch", "norms sharding"),
     "nonfinite": ("torch", "errors columns culprits"),
     "dump": ("numpy torch", "columns culprits"),
+    "trainer_clip": ("torch", "norms flat_norms clipping moments scaling"),
     "ledger": (
         "numpy torch",
-        "norms flat_norms record buffer columns scaling clipper nonfinite",
+        "norms flat_norms record buffer columns scaling clipper nonfinite trainer_clip",
     ),
     "cautions": ("", "clipping moments columns"),
     "deepspeed": ("torch", "clipping columns ledger norms sharding"),
+    "books": (
+        "torch",
+        "clipping by_name tensorboard recorder sharding columns scaling clipper "
+        "nonfinite epochs ledger cautions",
+    ),
     "watch": (
         "torch",
-        "clipping by_name moments tensorboard recorder sharding columns scaling clipper "
-        "nonfinite dump epochs ledger cautions deepspeed",
+        "clipping moments recorder columns scaling nonfinite dump idle trainer_clip "
+        "cautions deepspeed books",
     ),
-    "callback": ("lightning torch", "clipping moments recorder nonfinite watch"),
+    "callback": ("lightning torch", "clipping moments idle recorder nonfinite watch"),
     "attach": ("", "clipping callback"),
     "__init__": ("", "errors clipping adaptive agc by_name clipper callback"),
     "models": ("lightning torch torchmetrics", ""),

@@ -1,0 +1,361 @@
+"""The Trainer's clip, done in one pass: torch's bits, and only where nothing else clips."""
+
+import copy
+import functools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import BackboneFinetuning
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import Precision
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from modes_modules import (
+    Backbone,
+    ClipsBeforeStep,
+    ClipsBeforeStepCallback,
+    HookClipsByTorch,
+    Net,
+    lbfgs,
+    nesterov,
+)
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD, Optimizer
+from typing_extensions import override
+
+from gradguard import GradGuard
+from gradguard.norms import Gradients
+from gradguard.record import Records
+from gradguard.tensorboard.reader import read_run
+from gradguard.trainer_clip import Clipped, clip_once
+
+MAX_NORM = 0.5
+
+
+def gradients_of(
+    sizes: list[int], seed: int, scale: float, dtype: torch.dtype
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [scale * torch.randn(n, generator=generator, dtype=dtype) for n in sizes]
+
+
+lists_of_gradients = st.builds(
+    gradients_of,
+    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=60),
+    seed=st.integers(0, 2**32),
+    scale=st.sampled_from([0.0, 1e-25, 1e-12, 1e-3, 1.0, 1e3, 1e12]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+
+
+def by_torch(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
+    parameters = [torch.nn.Parameter(torch.zeros_like(g)) for g in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    clip_grad_norm_(parameters, max_norm)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def exact(gradients: list[Tensor]) -> list[float]:
+    return [float(gradient.double().norm()) for gradient in gradients]
+
+
+@settings(max_examples=60, deadline=None)
+@given(gradients=lists_of_gradients, max_norm=st.sampled_from([1e-3, 1.0, 1e6]))
+def test_clip_leaves_the_bits_that_torch_leaves(
+    gradients: list[Tensor], max_norm: float
+) -> None:
+    before, expected = exact(gradients), by_torch(gradients, max_norm)
+
+    clipped = clip_once(Gradients(gradients), max_norm)
+
+    assert clipped is not None
+    assert all(map(torch.equal, gradients, expected))
+    np.testing.assert_allclose(clipped[0], before, rtol=1e-5)
+    after = clipped[1].norms(gradients)
+    assert after is not None
+    # Digits that the clip took from small elements are in the gradients, not in `after`.
+    np.testing.assert_allclose(after, exact(gradients), rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        torch.full((4,), 1e20),
+        torch.tensor([1.0, torch.inf]),
+        torch.tensor([1.0, torch.nan]),
+        torch.tensor([3.0, 4.0], dtype=torch.bfloat16),
+        torch.tensor([3.0, 4.0]).to_sparse(),
+        torch.tensor([3.0 + 4.0j]),
+        torch.tensor([3.0, 4.0], device="meta"),
+    ],
+    ids=["overflow", "inf", "nan", "half", "sparse", "complex", "accelerator"],
+)
+def test_clip_that_must_be_measured_is_left_to_torch(gradient: Tensor) -> None:
+    version = gradient._version
+
+    assert clip_once(Gradients([gradient]), 1.0) is None
+    assert gradient._version == version
+
+
+@pytest.mark.parametrize("max_norm", [float("inf"), float("nan")])
+def test_threshold_that_is_no_number_is_left_to_torch(max_norm: float) -> None:
+    assert clip_once(Gradients([torch.ones(2)]), max_norm) is None
+
+
+def test_norms_are_those_before_without_a_threshold() -> None:
+    gradients = [torch.tensor([3.0, 4.0])]
+
+    clipped = clip_once(Gradients(gradients), 0.0)
+
+    assert clipped is not None
+    assert clipped[0].tolist() == [5.0]
+    assert clipped[1].norms(gradients) is clipped[0]
+
+
+@pytest.mark.parametrize(
+    "touched",
+    [
+        lambda g: [g[0].mul_(2), g[1]],
+        lambda g: [g[0].clone(), g[1]],
+        lambda g: g[:1],
+        lambda g: [*g, torch.ones(1)],
+        lambda g: g[::-1],
+    ],
+    ids=["in place", "replaced", "fewer", "more", "in another order"],
+)
+def test_norms_are_not_known_of_gradients_that_were_touched(
+    touched: Callable[[list[Tensor]], list[Tensor]],
+) -> None:
+    gradients = [torch.ones(2), torch.ones(3)]
+    clipped = Clipped(gradients, torch.ones(2))
+
+    assert clipped.norms(touched(list(gradients))) is None
+    assert Clipped(gradients, torch.ones(2)).norms(gradients) is not None
+
+
+class Witness(SGD):
+    """Remembers the total norms its updates are made of, in float64."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, 0.05)
+        self.seen: list[float] = []
+
+    @override
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        held = self.param_groups[0]["params"]
+        self.seen.append(np.linalg.norm(exact([p.grad for p in held])).item())
+        super().step()
+        return loss
+
+
+def trained(
+    path: Path, model: LightningModule, *callbacks: Callback, **options: Any
+) -> Records:
+    """Train a twin without gradguard, too; return the records of equal trainings."""
+    twin = copy.deepcopy(model)
+    for module, more in ((twin, []), (model, [GradGuard()])):
+        seed_everything(1, verbose=False)
+        trainer = Trainer(
+            accelerator="cpu",
+            log_every_n_steps=4,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            logger=TensorBoardLogger(path, name=None, version="run") if more else False,
+            callbacks=[*more, *copy.deepcopy(callbacks)],
+            **{
+                "max_epochs": 1,
+                "gradient_clip_val": MAX_NORM,
+                **copy.deepcopy(options),
+            },
+        )
+        trainer.fit(module)
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
+    records = read_run(path / "run")
+    (optimizer,) = trainer.optimizers
+    if isinstance(optimizer, Witness):
+        np.testing.assert_allclose(records.total_after, optimizer.seen, rtol=1e-5)
+    return records
+
+
+@pytest.fixture
+def clips_by_torch(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The thresholds torch's clip has been called with."""
+    calls: list[float] = []
+
+    @functools.wraps(clip_grad_norm_)
+    def counted(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+        calls.append(max_norm)
+        return clip_grad_norm_(parameters, max_norm, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counted)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "optimizer", [SGD, nesterov, lbfgs], ids=["sgd", "nesterov", "lbfgs"]
+)
+def test_observed_clip_by_norm_is_one_pass(
+    tmp_path: Path, clips_by_torch: list[float], optimizer: Any
+) -> None:
+    records = trained(tmp_path, Net(partial(optimizer, lr=0.05)))
+
+    updates = len(records.steps)
+    assert len(clips_by_torch) == updates  # those of the twin
+    np.testing.assert_allclose(
+        records.total_after, np.minimum(records.total_before, MAX_NORM), rtol=1e-4
+    )
+    assert (records.total_after < records.total_before).any()
+
+
+class Exploding(Net):
+    """Has one batch whose gradients are finite and too large for float32 squares."""
+
+    @override
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        return self.loss(batch) * (1e22 if batch_idx == 3 else 1)
+
+
+def test_overflow_is_left_to_torch_and_measured(
+    tmp_path: Path, clips_by_torch: list[float]
+) -> None:
+    records = trained(tmp_path, Exploding(Witness))
+
+    assert 1e20 < records.total_before[3] < np.inf
+    assert records.total_after[3] == 0  # torch divides by a total of Inf
+    assert len(clips_by_torch) == len(records.steps) + 1
+
+
+def test_replacement_of_torchs_clip_is_observed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def halved(parameters: Any, max_norm: float, **_: Any) -> Tensor:
+        return clip_grad_norm_(parameters, max_norm / 2)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", halved)
+
+    assert trained(tmp_path, Net(Witness)).total_after.max() < MAX_NORM / 2 * 1.0001
+
+
+class Annealed(Callback):
+    """Moves the Trainer's own threshold while it trains."""
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.gradient_clip_val = 0.5 / (1 + batch_idx)
+
+
+def test_threshold_that_moves_is_followed(tmp_path: Path) -> None:
+    records = trained(tmp_path, Net(Witness), Annealed())
+
+    limit = 0.5 / (1 + np.arange(len(records.steps)))
+    np.testing.assert_allclose(
+        records.total_after, np.minimum(records.total_before, limit), rtol=1e-4
+    )
+
+
+def test_parameters_an_optimizer_is_given_later_are_clipped_too(tmp_path: Path) -> None:
+    finetuning = BackboneFinetuning(1, lambda _: 1.0, backbone_initial_lr=0.01)
+
+    records = trained(tmp_path, Backbone(), finetuning, max_epochs=2)
+
+    assert (records.total_after[-7:] < MAX_NORM * 1.0001).all()
+    assert (records.total_before[-7:] > MAX_NORM).any()
+
+
+class Swapping(Net):
+    """Exchanges a parameter of its optimizer for another, halfway."""
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 3:
+            group: Any = self.trainer.optimizers[0].param_groups[0]
+            self.second.bias = torch.nn.Parameter(torch.ones(1))
+            group["params"][-1] = self.second.bias
+
+
+def test_parameters_an_optimizer_exchanges_are_clipped_too(tmp_path: Path) -> None:
+    trained(tmp_path, Swapping(Witness))
+
+
+class Noisy(Net):
+    """Its optimizer puts something on top of every gradient, after the clip."""
+
+    @override
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        optimizer.register_step_pre_hook(self.add)
+        return optimizer
+
+    def add(self, _: Optimizer, args: Any, kwargs: Any) -> Any:
+        closure = kwargs["closure"]
+
+        def noisy() -> Any:
+            loss = closure()
+            for parameter in self.parameters():
+                assert parameter.grad is not None
+                parameter.grad += 1
+            return loss
+
+        return args, {**kwargs, "closure": noisy}
+
+
+def test_gradients_touched_after_the_clip_are_measured(tmp_path: Path) -> None:
+    records = trained(tmp_path, Noisy())
+
+    # Ones on 49 elements; what was clipped to 0.5 turns them by at most that.
+    assert (abs(records.total_after - np.sqrt(49)) <= MAX_NORM * 1.0001).all()
+
+
+class Plugin(Precision):
+    """Clips its own way."""
+
+    @override
+    def clip_grad_by_norm(self, optimizer: Optimizer, clip_val: float) -> None:
+        super().clip_grad_by_norm(optimizer, clip_val / 2)
+
+
+class OwnStrategy(SingleDeviceStrategy):
+    """Has a say in every update."""
+
+    @override
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        return super().optimizer_step(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (ClipsBeforeStep, {"gradient_clip_val": None}),
+        (HookClipsByTorch, {"gradient_clip_val": None}),
+        (Net, {"plugins": [Plugin()]}),
+        (Net, {"strategy": OwnStrategy("cpu")}),
+        (Net, {"precision": "bf16-mixed"}),
+        (Net, {"gradient_clip_algorithm": "value"}),
+    ],
+    ids=["module hook", "clip hook", "plugin", "strategy", "precision", "value"],
+)
+def test_whoever_else_clips_is_observed(
+    tmp_path: Path, model: type[Net], options: dict[str, Any]
+) -> None:
+    trained(tmp_path, model(Witness), **options)
+
+
+def test_callback_behind_that_clips_is_observed(tmp_path: Path) -> None:
+    records = trained(
+        tmp_path, Net(Witness), ClipsBeforeStepCallback(), gradient_clip_val=None
+    )
+
+    assert (records.total_after < records.total_before).any()
