@@ -107,11 +107,13 @@ class Books:
 
     def see_update(self, optimizer: Optimizer, loss: object) -> None:
         """Note that an optimizer is about to change its parameters."""
-        self[optimizer].see_update(self._trainer.global_step, loss)
+        ledger = self[optimizer]
+        ledger.see_update(self._trainer.global_step, loss)
+        ledger.see_loss(loss)
         if optimizer in self._epochs:
             self._epochs[optimizer].see_update()
 
-    def see_batch_end(self, loss: Tensor | None) -> None:
+    def see_batch_end(self, loss: object) -> None:
         """Note the loss, and write what is due."""
         for rows in self._epochs.values():
             rows.see_updated()

@@ -37,11 +37,6 @@ class Buffer:
         """Whether as many steps have passed as the buffer was made for."""
         return len(self.steps) >= self.capacity
 
-    @property
-    def last(self) -> tuple[Tensor, Tensor]:
-        """Norms before and after of the step put in last, `[P]` each, on the device."""
-        return self._before[-1], self._after[-1]
-
     def put(self, step: int, before: Tensor, after: Tensor) -> None:
         """Add a step: norms `[P]` each, negative where a parameter has no gradient.
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -195,8 +194,7 @@ class GradGuard(Callback):
     ) -> None:
         if self._watch:
             loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-            known = isinstance(loss, Tensor) and loss.numel() == 1
-            self._watch.books.see_batch_end(loss if known else None)
+            self._watch.books.see_batch_end(loss)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -58,6 +58,7 @@ class Ledger:
         self._announced: int | None = None
         self._last_step = -1
         self._lacks_loss = False
+        self._due = False
         self._median = np.inf
         self._alarmed = False
 
@@ -143,15 +144,18 @@ class Ledger:
         if step is not None and self._before is not None:
             self._keep(step, self._before, self._before * coefficient(self._before))
 
-    def see_batch_end(self, loss: Tensor | None) -> bool:
-        """Add the loss to the step just kept; return whether it is time to drain."""
-        self._keep_skipped()
-        updated, self._lacks_loss = self._lacks_loss, False
-        if not updated:
-            return False
-        if loss is not None:
+    def see_loss(self, loss: object) -> None:
+        """Add the loss to the step just kept, if it is one and the step has none."""
+        if self._lacks_loss and isinstance(loss, Tensor) and loss.numel() == 1:
             self._buffer.put_loss(loss)
-        return self._buffer.full or self._rings_alarm()
+            self._lacks_loss = False
+
+    def see_batch_end(self, loss: object) -> bool:
+        """Add the loss, where it was not known before; return if it is time to drain."""
+        self._keep_skipped()
+        self.see_loss(loss)
+        due, self._due, self._lacks_loss = self._due, False, False
+        return due
 
     def drain(self) -> Records | None:
         """Take out every step kept so far, in one copy; None if there is none."""
@@ -194,6 +198,8 @@ class Ledger:
         self._last_step = max(step, self._last_step + 1)
         self._buffer.put(self._last_step, before, after)
         self._lacks_loss = True
+        if self._buffer.full or self._rings_alarm(before, after):
+            self._due = True
 
     def _keep_skipped(self) -> None:
         """Keep a step the scaler has skipped: gradients before, and none after."""
@@ -207,9 +213,8 @@ class Ledger:
             return
         self._keep(step, before, torch.full_like(before, MISSING))
 
-    def _rings_alarm(self) -> bool:
-        """Whether the step just kept is the first of an excess; False where it syncs."""
-        before, after = self._buffer.last
+    def _rings_alarm(self, before: Tensor, after: Tensor) -> bool:
+        """Whether a step is the first of an excess; False where looking syncs."""
         if not before.is_cpu:
             return False
         norms, limit = before.numpy(), _FAR_ABOVE_MEDIAN * self._median

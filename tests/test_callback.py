@@ -277,7 +277,7 @@ def test_every_evaluation_is_kept_where_a_batch_has_more_than_an_interval(
     run = read_run(tmp_path / "run")
     assert run.steps.tolist() == list(range(len(run.steps)))
     assert len(run.steps) > 2 * 20
-    assert np.isfinite(run.loss).sum() == 20
+    assert np.isfinite(run.loss).all()
 
 
 def test_every_step_is_kept_where_the_trainer_logs_nothing(tmp_path: Path) -> None:
