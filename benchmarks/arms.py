@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -75,6 +76,33 @@ class Watched(Callback):
         self._run.finish()
 
 
+class Monitored(Callback):
+    """Composer's OptimizerMonitor at every step, shown what its Trainer would show it."""
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from composer.callbacks import OptimizerMonitor  # noqa: PLC0415 (not a requirement)
+
+        self._monitor = OptimizerMonitor(batch_log_interval=1)
+        self._state = SimpleNamespace(
+            model=pl_module,
+            optimizers=trainer.optimizers,
+            fsdp_enabled=False,
+            timestamp=SimpleNamespace(batch=SimpleNamespace(value=0)),
+        )
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        board: Any = trainer.logger
+        self._monitor.batch_end(self._state, board)
+
+
+def _zclip() -> list[Callback]:
+    from zclip import ZClipLightningCallback  # noqa: PLC0415 (not a requirement)
+
+    return [ZClipLightningCallback(max_grad_norm=MAX_NORM)]
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to train.
@@ -130,6 +158,10 @@ ARMS: dict[str, Arm] = {
     "item": Arm(".item() and add_scalar each", lambda: [Items()]),
     "histogram": Arm("add_histogram each", lambda: [Histograms()]),
     "wandb": Arm("wandb.watch, offline", lambda: [Watched()], needs="wandb"),
+    "zclip-package": Arm("the zclip package clips", _zclip, clips=False, needs="zclip"),
+    "composer": Arm(
+        "Composer's OptimizerMonitor", lambda: [Monitored()], needs="composer"
+    ),
     "skip": Arm("gradguard, skip", _own(on_nonfinite="skip"), clips=False),
     "raise": Arm("gradguard, raise", _own(on_nonfinite="raise"), clips=False),
     "autoclip": Arm("gradguard, AutoClip", _own(clip=AutoClip()), clips=False),
@@ -141,4 +173,4 @@ ARMS: dict[str, Arm] = {
     ),
     "every-10": Arm("gradguard, every 10 steps", _own(every_n_steps=10), clips=False),
 }
-DEFAULT = ["lightning", "gradguard", "observed", "recipe", "item", "histogram", "wandb"]
+DEFAULT = list(ARMS)[: list(ARMS).index("skip")]

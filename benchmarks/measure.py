@@ -129,6 +129,12 @@ class Comparison:
         return np.array([arm / base for base, arm in taken])
 
 
+def joined(comparisons: list[Comparison]) -> Comparison:
+    """Return the pairs of all; bytes per step are those of the first."""
+    pairs = [pair for each in comparisons for pair in each.pairs]
+    return Comparison(pairs, comparisons[0].bytes_per_step)
+
+
 def _taken(block: Block, what: str) -> float:
     if what == "main":
         return block.main

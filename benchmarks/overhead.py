@@ -6,7 +6,9 @@
 
 All arms clip at every step, by the same threshold, and log to TensorBoard every 50 steps.
 A ratio is arm / baseline of one pair of blocks of steps; shown are the median of all pairs
-and, in brackets, the quartiles. The row `lightning` is the baseline against itself.
+and, in brackets, the quartiles. Where memory happens to lie is worth some percent and is
+drawn anew in each process, so the pairs are spread over several. The row `lightning` is the
+baseline against itself.
 """
 
 import json
@@ -14,7 +16,7 @@ import os
 import platform
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from arms import ARMS, DEFAULT
-from measure import Comparison, compare, quiet
+from measure import Comparison, compare, joined, quiet
 from models import WORKLOADS, count_tensors
 from toll import toll
 
@@ -42,8 +44,6 @@ _COLUMNS = (
 def main() -> None:
     """Measure what the command line asks for, and print it."""
     options = _options()
-    torch.set_num_threads(1)
-    quiet()
     results = []
     if not options.json:
         print(f"{machine()}\n")
@@ -74,6 +74,7 @@ def _options() -> Namespace:
     )
     parser.add_argument("--arms", nargs="+", default=DEFAULT, choices=ARMS)
     parser.add_argument("--pairs", type=int, default=9, help="pairs of blocks")
+    parser.add_argument("--processes", type=int, default=3, help="to spread them over")
     parser.add_argument("--quick", action="store_true", help="a quarter of the steps")
     parser.add_argument("--json", action="store_true", help="print no tables")
     return parser.parse_args()
@@ -90,8 +91,14 @@ def _measured(model: str, name: str, options: Namespace) -> dict[str, Any]:
     """Return one row: an arm against the baseline, on one model."""
     workload = WORKLOADS[model]
     block = max(1, workload.block // 4) if options.quick else workload.block
-    comparison = compare(ARMS[name], workload, pairs=options.pairs, block=block)
-    (base_memory, base_syncs), (memory, syncs) = _tolls(name, model, 2 * block)
+    comparison = joined(
+        [
+            _anew(compared, name, model, pairs, block)
+            for pairs in _shares(options.pairs, options.processes)
+        ]
+    )
+    base_memory, base_syncs = _anew(toll, None, model, 2 * block)
+    memory, syncs = _anew(toll, name, model, 2 * block)
     return {
         "model": model,
         "tensors": count_tensors(workload.model()),
@@ -108,11 +115,21 @@ def _measured(model: str, name: str, options: Namespace) -> dict[str, Any]:
     }
 
 
-def _tolls(arm: str, model: str, steps: int) -> Iterator[tuple[int, float]]:
-    """Yield memory and syncs of the baseline and of an arm, each in a new process."""
-    for name in (None, arm):
-        with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
-            yield fresh.submit(toll, name, model, steps).result()
+def compared(arm: str, model: str, pairs: int, block: int) -> Comparison:
+    """Train the baseline and an arm in turns, in a process that did nothing else."""
+    quiet()
+    torch.set_num_threads(1)
+    return compare(ARMS[arm], WORKLOADS[model], pairs=pairs, block=block)
+
+
+def _anew(measure: Callable[..., Any], *args: object) -> Any:
+    """Return what is measured in a new process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+        return fresh.submit(measure, *args).result()
+
+
+def _shares(pairs: int, processes: int) -> list[int]:
+    return [len(range(first, pairs, processes)) for first in range(processes)]
 
 
 def _quartiles(comparison: Comparison, what: str) -> list[float]:

@@ -28,8 +28,10 @@ def measured(script: str, *options: str) -> Any:
 @cache
 def overheads(attempt: int) -> dict[str, Any]:  # noqa: ARG001 (each has its own cache)
     """Rows of the deep MLP by arm; another attempt measures again."""
-    options = ("--model", "deep-mlp", "--pairs", "7", "--quick", "--arms")
-    rows = measured("overhead.py", *options, "gradguard", "observed", "recipe")
+    options = ("--model", "deep-mlp", "--pairs", "7", "--quick")
+    rows = measured(
+        "overhead.py", *options, "--arms", "gradguard", "observed", "recipe"
+    )
     return {row["arm"]: row for row in rows["results"]}
 
 
