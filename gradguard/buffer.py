@@ -55,12 +55,17 @@ class Buffer:
 
     def drain(self, names: tuple[str, ...], order: list[int]) -> Records:
         """Take everything out, the parameters sorted by `order` and called `names`."""
-        each = [torch.as_tensor(loss, device=self._device) for loss in self._loss]
-        loss, count = torch.stack(each), len(self.steps)
-        block = torch.cat([*self._before, *self._after, loss.flatten()])
+        count, loss = len(self.steps), self._losses()
+        block = torch.cat([*self._before, *self._after, loss])
         flat = block.float().cpu().numpy()
         norms = flat[:-count].reshape(2, count, -1)[:, :, order]
         steps = np.array(self.steps, dtype=np.int64)
         for emptied in (self.steps, self._before, self._after, self._loss):
             emptied.clear()
         return from_stored(names, steps, np.moveaxis(norms, 0, -1), flat[-count:])
+
+    def _losses(self) -> Tensor:
+        if self._device.type == "cpu":
+            return torch.tensor(list(map(float, self._loss)))
+        each = [torch.as_tensor(loss, device=self._device) for loss in self._loss]
+        return torch.stack([loss.reshape(()) for loss in each])
