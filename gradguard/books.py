@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -158,9 +159,10 @@ class Books:
 
     def _write(self, optimizer: Optimizer) -> None:
         schema = self._schemas[optimizer]
-        records = self._ledgers[optimizer].drain()
-        if records is not None:
-            self._recorder.write(schema, records, self._in_force(optimizer))
+        with np.errstate(all="ignore"):  # what others have asked NumPy to raise
+            records = self._ledgers[optimizer].drain()
+            if records is not None:
+                self._recorder.write(schema, records, self._in_force(optimizer))
         rows = self._epochs.get(optimizer)
         epochs = rows.drain() if rows else None
         if epochs is not None:

@@ -1,5 +1,6 @@
 """GradGuard: at each moment measure, clip and keep; at the log cadence write."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from gradguard.cautions import unlisted
 from gradguard.clipping import Clip, State, in_order, in_words
-from gradguard.idle import HOOKS
 from gradguard.moments import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
 from gradguard.nonfinite import Action, OnNonFinite
 from gradguard.recorder import Recorder
@@ -142,9 +143,9 @@ class GradGuard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()  # of a fit that ended without a word, as the tuner's trials may
         everyone: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
-        if self is not next(
-            other for other in everyone if isinstance(other, GradGuard)
-        ):
+        if self not in everyone:
+            warnings.warn(unlisted(), stacklevel=2)
+        if self is not next((c for c in everyone if isinstance(c, GradGuard)), None):
             return  # the first one watches; `gradguard.attach` adds another at the end
         recorder = Recorder(
             trainer, every_n_steps=self.every_n_steps, max_scalars=self.max_scalars
@@ -237,9 +238,9 @@ class GradGuard(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` to every callback during a fit; with it
-        # the whole model would travel along. Hooks may be hidden just now.
+        # the whole model would travel along.
         state = {**vars(self), "_watch": None}
-        return {key: state[key] for key in state.keys() - {"log", "log_dict", *HOOKS}}
+        return {key: state[key] for key in state.keys() - {"log", "log_dict"}}
 
     def _close(self) -> None:
         watch, self._watch = self._watch, None

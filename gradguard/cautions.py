@@ -84,3 +84,11 @@ def no_statistics() -> str:
         "GradGuard(layer_statistics=True) writes none under DeepSpeed, whose engine "
         "keeps weights and gradients in fragments of its own; norms are recorded"
     )
+
+
+def unlisted() -> str:
+    """Return what to say of a GradGuard that the Trainer does not know."""
+    return (
+        "this GradGuard is called by another callback and is not among the Trainer's, "
+        "so it records nothing: give it to Trainer(callbacks=[...])"
+    )

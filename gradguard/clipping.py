@@ -37,6 +37,10 @@ class Policy(Protocol):
         ...
 
 
+# Divided by 1e-6, a larger threshold overflows float32, of which NumPy warns.
+_LARGEST_ON_HOST = 1e30
+
+
 @dataclass(frozen=True)
 class ClipNorm:
     """g <- g * min(1, max_norm / (||g|| + 1e-6)), the norm taken over all gradients.
@@ -79,7 +83,7 @@ class ClipNorm:
     def _coefficient(self, size: Tensor) -> Tensor:
         """Return min(1, max_norm / (size + 1e-6)), in the place of a single size."""
         # 1e-6 and the order of the operations are torch's: results are bit-identical.
-        if size.ndim or not size.is_cpu:
+        if size.ndim or not size.is_cpu or self.max_norm > _LARGEST_ON_HOST:
             return (size + 1e-6).reciprocal_().mul_(self.max_norm).clamp_(max=1.0)
         host = size.numpy()  # the same, without a kernel for each operation
         exact = host.dtype.type

@@ -24,6 +24,7 @@ class Columns:
         parameters: As given.
         order: Positions of `parameters` in model order.
         names: Names in model order.
+        distinct: Whether no parameter is there twice.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Columns:
         self._names = names
         self._shards = shards
         self.parameters = parameters
+        self.distinct = len(set(parameters)) == len(parameters)
         places = {parameter: place for place, parameter in enumerate(names)}
         last = len(places)
         self.order = sorted(

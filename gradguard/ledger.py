@@ -21,7 +21,7 @@ from gradguard.scaling import (
     unscale_at_update,
     unscaled,
 )
-from gradguard.trainer_clip import Clipped, clip_once
+from gradguard.trainer_clip import Known, hooked_by_others, known
 
 # A total this many times the recent median is written at once: should the process die,
 # it is the step one wants to see.
@@ -54,7 +54,8 @@ class Ledger:
         self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
         self._root = math.sqrt(len(parameters))
         self._before: Tensor | None = None
-        self._clipped: Clipped | None = None
+        self._known: Known | None = None
+        self._exact = False
         self._announced: int | None = None
         self._last_step = -1
         self._lacks_loss = False
@@ -83,20 +84,30 @@ class Ledger:
             self._before = unscaled(norms, scale)
 
     @torch.no_grad()
+    def see_before_clip(self, *, exact: bool) -> None:
+        """Take the norms before clipping, and mark gradients so as to see them touched.
+
+        Args:
+            exact: Round as torch's clip does, for `see_clip`.
+        """
+        self._before, self._known = None, None
+        gradients = self.columns.gradients()
+        if not gradients:
+            return
+        norms = gradients.norms() if exact else quick_norms(gradients)
+        self._before = self.columns.row(norms)
+        self._known, self._exact = known(gradients, norms), exact
+
+    @torch.no_grad()
     def see_clip(self, max_norm: float) -> bool:
-        """Clip by the norm of all gradients if that can be done as torch does it.
+        """Clip by the norm over all gradients, if that can be done as torch does it.
 
         Returns:
-            Whether it is done. If not, the norms before are taken.
+            Whether it is done.
         """
-        gradients = self.columns.gradients()
-        clipped = clip_once(gradients, max_norm) if gradients else None
-        if clipped is None:
-            self.see_before(None)
+        if self._known is None or not self._exact or not self.columns.distinct:
             return False
-        before, self._clipped = clipped
-        self._before = self.columns.row(before)
-        return True
+        return self._known.clip(self.columns.found(), max_norm)
 
     def see_announced(self, step: int) -> None:
         """Note that a scaler is about to update the parameters, or to skip that."""
@@ -117,7 +128,7 @@ class Ledger:
             NonFiniteGradientError: If the gate does.
         """
         self._announced = None
-        if self._saw_clip(step):
+        if self._knows(step):
             return
         gradients = self.columns.gradients(to_clip=bool(self._policies))
         if not gradients:
@@ -167,11 +178,13 @@ class Ledger:
         self._median = float(np.sort(healthy)[middle]) if len(healthy) else np.inf
         return records
 
-    def _saw_clip(self, step: int) -> bool:
-        """Keep an update of gradients that are as our clip left them; return if so."""
-        clipped, self._clipped = self._clipped, None
-        after = clipped.norms(self.columns.found()) if clipped else None
-        if after is None or self._before is None:
+    def _knows(self, step: int) -> bool:
+        """Keep an update of gradients whose norms are known; return whether it is one."""
+        known, self._known = self._known, None
+        if known is None or self._before is None or hooked_by_others(self._optimizer):
+            return False
+        after = known.norms(self.columns.found())
+        if after is None:
             return False
         self._keep(step, self._before, self.columns.row(after))
         return True
@@ -223,7 +236,8 @@ class Ledger:
             self._alarmed = False
             return False
         norms = norms.astype(np.float64)  # whose squares cannot overflow
-        total = np.linalg.norm(norms[~(norms < 0)])  # NaN is not below zero
+        with np.errstate(all="ignore"):
+            total = np.linalg.norm(norms[~(norms < 0)])  # NaN is not below zero
         skipped = (after.numpy() == MISSING).all()
         alarmed = not skipped and not total < limit
         rings = alarmed and not self._alarmed

@@ -14,20 +14,26 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-TRAINER_CLIP = "trainer_clip"
 BACKWARD_END = "backward_end"
 AFTER_BACKWARD = "on_after_backward"
 BEFORE_OPTIMIZER_STEP = "on_before_optimizer_step"
 
 # Where Lightning declares what others may override; a definition elsewhere in a class
 # hierarchy is an override.
-_DECLARED_IN = (
-    ".core.module",
-    ".core.hooks",
-    ".callbacks.callback",
-    ".precision.precision",
-    ".strategies.strategy",
-)
+_DECLARED_IN = {
+    f"{root}.{where}"
+    for root in ("lightning.pytorch", "pytorch_lightning")
+    for where in (
+        "core.module",
+        "core.hooks",
+        "callbacks.callback",
+        "plugins.precision.precision",
+        "strategies.strategy",
+    )
+} | {
+    f"{root}.plugins.precision.precision"
+    for root in ("lightning.fabric", "lightning_fabric")
+}
 
 
 def at_update(optimizer: Optimizer, act: Callable[[Any], None]) -> Callable[[], None]:
@@ -107,18 +113,17 @@ def at_clip_call(
             True it has clipped, and the method is not called.
     """
     plugin = trainer.precision_plugin
-    clip_gradients = plugin.clip_gradients
+    before = vars(plugin).get("clip_gradients")
+    call = plugin.clip_gradients = _ClipCall(plugin, act)
 
-    def observed(
-        optimizer: Optimizer,
-        clip_val: float = 0.0,
-        gradient_clip_algorithm: Any = "norm",
-    ) -> None:
-        if not act(optimizer, clip_val, gradient_clip_algorithm):
-            clip_gradients(optimizer, clip_val, gradient_clip_algorithm)
+    def undo() -> None:
+        call.act = None  # whoever has wrapped it meanwhile keeps the method
+        if vars(plugin).get("clip_gradients") is call:
+            del plugin.clip_gradients
+            if before is not None:
+                plugin.clip_gradients = before
 
-    plugin.clip_gradients = observed
-    return lambda: vars(plugin).pop("clip_gradients")
+    return undo
 
 
 def before_moment(trainer: Any, module: Any, callback: object) -> str:
@@ -147,6 +152,30 @@ def gradients_complete(trainer: Any, module: Any, batch_idx: int) -> bool:
         return True
     window_full = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     return window_full or bool(trainer.is_last_batch)
+
+
+class _ClipCall:
+    """A method of a precision plugin, and what is called ahead of it."""
+
+    def __init__(
+        self, plugin: Any, act: Callable[[Optimizer, float, str], bool] | None
+    ) -> None:
+        self._plugin = plugin
+        self._clip_gradients = plugin.clip_gradients
+        self.act = act
+
+    def __call__(
+        self,
+        optimizer: Optimizer,
+        clip_val: float = 0.0,
+        gradient_clip_algorithm: Any = "norm",
+    ) -> None:
+        if not (self.act and self.act(optimizer, clip_val, gradient_clip_algorithm)):
+            self._clip_gradients(optimizer, clip_val, gradient_clip_algorithm)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the plugin belongs to another fit: it has the method of its class.
+        return getattr, (self._plugin, "clip_gradients")
 
 
 class _Update:
@@ -210,5 +239,7 @@ def overrides(instance: object, hook: str) -> bool:
         return True
     for cls in type(instance).__mro__:
         if hook in vars(cls):
-            return not cls.__module__.endswith(_DECLARED_IN)
+            # Of the function, since a class may have been given another one.
+            home = getattr(vars(cls)[hook], "__globals__", {})
+            return home.get("__name__", cls.__module__) not in _DECLARED_IN
     return False

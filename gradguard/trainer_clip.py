@@ -1,4 +1,4 @@
-"""The Trainer's own clip in one pass: to the bit what torch's does, and the norms known."""
+"""The Trainer's own clip without a pass of its own: to the bit what torch's does."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from gradguard.clipping import ClipNorm
-from gradguard.flat_norms import quick_norms
 from gradguard.moments import BEFORE_OPTIMIZER_STEP, overrides
 from gradguard.norms import Gradients
 from gradguard.scaling import uses_scaler
@@ -36,44 +37,69 @@ def nothing_else_clips(trainer: Any, module: Any, callback: object) -> bool:
         *((trainer.precision_plugin, hook) for hook in ("optimizer_step", *clip)),
     )
     overridden = any(overrides(*hook) for hook in hooks)
-    replaced = torch.nn.utils.clip_grad_norm_.__module__ != "torch.nn.utils.clip_grad"
+    home = torch.nn.utils.clip_grad_norm_.__globals__["__name__"]
+    replaced = home != "torch.nn.utils.clip_grad"
     return not (uses_scaler(trainer) or overridden or replaced)
 
 
-class Clipped:
-    """Gradients as a clip left them, and their norms.
+def clip_chain(trainer: Any) -> tuple[Any, ...]:
+    """Return what the Trainer's clip by norm calls; equal as long as nobody patches it."""
+    plugin = trainer.precision_plugin
+    return torch.nn.utils.clip_grad_norm_, plugin.clip_grad_by_norm, plugin.main_params
+
+
+def hooked_by_others(optimizer: Optimizer) -> bool:
+    """Whether somebody else, too, may act between closure and update."""
+    hooks = vars(optimizer).get("_optimizer_step_pre_hooks", ())
+    return len(hooks) > 1 or bool(_global_optimizer_pre_hooks)
+
+
+class Known:
+    """Gradients whose norms are known, as long as nobody else touches them.
 
     Args:
-        tensors: `n` gradients.
+        gradients: `n` gradients, dense, on the CPU, in single or double precision.
         norms: Their L2 norms, `[n]`.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], norms: Tensor) -> None:
-        self._tensors = tensors
-        self._versions = list(map(_version, tensors))
-        self._norms = norms
+    def __init__(self, gradients: Gradients, norms: Tensor) -> None:
+        self._gradients = gradients
+        self._note(norms)
 
     def norms(self, found: Sequence[Tensor]) -> Tensor | None:
         """Return the norms, None if those found are others or have been changed."""
-        same = len(found) == len(self._tensors) and all(map(is_, found, self._tensors))
+        known = self._gradients.tensors
+        same = len(found) == len(known) and all(map(is_, found, known))
         unchanged = same and list(map(_version, found)) == self._versions
         return self._norms if unchanged else None
 
+    def clip(self, found: Sequence[Tensor], max_norm: float) -> bool:
+        """Clip in place as `torch.nn.utils.clip_grad_norm_`; return whether it is done.
 
-def clip_once(gradients: Gradients, max_norm: float) -> tuple[Tensor, Clipped] | None:
-    """Clip in place as `torch.nn.utils.clip_grad_norm_`; return the norms before, `[n]`.
+        Not where gradients were touched, or torch does not do as `ClipNorm`: squares
+        overflow, a number is not finite, there is no threshold.
+        """
+        norms = self.norms(found)
+        if norms is None or not (0 < max_norm < math.inf):
+            return False
+        if not norms.numpy().max() < _LARGEST_NORM:
+            return False
+        self._note(ClipNorm(max_norm).clip(self._gradients, norms, {}))
+        return True
 
-    Not at all for a `max_norm` of 0. None, with nothing done, where torch does not do as
-    `ClipNorm`, or where its result has to be measured: on accelerators, whose overflows
-    are not looked at, in half precision, and where squares overflow.
+    def _note(self, norms: Tensor) -> None:
+        self._norms = norms
+        self._versions = list(map(_version, self._gradients.tensors))
+
+
+def known(gradients: Gradients, norms: Tensor) -> Known | None:
+    """Return gradients with their norms, None where changes cannot be told or foreseen.
+
+    On accelerators, whose overflows are not looked at, in half precision, which rounds
+    every product, and of sparse, complex and inference tensors.
     """
     if not (gradients.are_plain and gradients.on_host) or gradients.any_half:
         return None
-    if max_norm <= 0:
-        before = after = quick_norms(gradients)
-    else:
-        before = gradients.norms()
-        if not (before.numpy().max() < _LARGEST_NORM and max_norm < math.inf):
-            return None
-        after = ClipNorm(max_norm).clip(gradients, before, {})
-    return before, Clipped(gradients.tensors, after)
+    if any(map(Tensor.is_inference, gradients.tensors)):
+        return None
+    return Known(gradients, norms)

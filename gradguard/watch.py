@@ -13,11 +13,9 @@ from gradguard.clipping import Policy
 from gradguard.columns import Columns, parameters_of
 from gradguard.deepspeed import ENGINE_STEP, Fragments, at_engine_step, engine_of
 from gradguard.dump import Dump
-from gradguard.idle import without_idle
 from gradguard.moments import (
     BACKWARD_END,
     BEFORE_OPTIMIZER_STEP,
-    TRAINER_CLIP,
     at_backward_end,
     at_clip_call,
     at_update,
@@ -27,7 +25,7 @@ from gradguard.moments import (
 from gradguard.nonfinite import Gate, OnNonFinite
 from gradguard.recorder import Recorder
 from gradguard.scaling import loss_scale, uses_scaler
-from gradguard.trainer_clip import nothing_else_clips
+from gradguard.trainer_clip import clip_chain, nothing_else_clips
 
 
 class Watch:
@@ -67,7 +65,14 @@ class Watch:
         self._said: set[str] = set()
         self._undo: list[Callable[[], None]] = []
         self._forget_raw_backward: Callable[[], None] | None = None
-        self.before_moment = self._before_moment(callback)
+        self.before_moment = before_moment(trainer, module, callback)
+        observes = not policies and on_nonfinite.action == "record"
+        self._clip_is_all = (
+            observes
+            and self.before_moment == BEFORE_OPTIMIZER_STEP
+            and nothing_else_clips(trainer, module, callback)
+        )
+        self._clip_chain = clip_chain(trainer)
         self.books = Books(
             trainer,
             module,
@@ -78,7 +83,6 @@ class Watch:
         )
         engine = engine_of(trainer, policies, on_nonfinite=on_nonfinite.action)
         if engine is None:
-            self._undo.append(self._without_idle(callback))
             self._listen()
             return
         self.before_moment = ENGINE_STEP
@@ -90,8 +94,11 @@ class Watch:
         )
 
     def see_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Note which batch the coming backward passes belong to."""
+        """Note which batch the coming backward passes belong to, and new optimizers."""
         self._batch_idx = batch_idx
+        if self.before_moment != ENGINE_STEP:
+            for optimizer in self._trainer.optimizers:
+                self._adopt(optimizer)
         self._dump.see_batch_start(batch, batch_idx)
 
     def see_backward(self) -> None:
@@ -104,11 +111,17 @@ class Watch:
 
     def see_before(self, optimizer: Optimizer) -> None:
         """Take the norms before clipping of one optimizer's parameters."""
-        self.books[optimizer].see_before(loss_scale(self._trainer, optimizer))
+        if optimizer not in self.books:
+            return
+        ledger = self.books[optimizer]
+        if self._clip_is_all:
+            ledger.see_before_clip(exact=bool(self._trainer.gradient_clip_val))
+        else:
+            ledger.see_before(loss_scale(self._trainer, optimizer))
 
     def see_announced(self, optimizer: Optimizer) -> None:
         """Note that the optimizer is about to step, unless a scaler skips that."""
-        if uses_scaler(self._trainer):
+        if uses_scaler(self._trainer) and optimizer in self.books:
             self.books[optimizer].see_announced(self._trainer.global_step)
 
     def close(self) -> None:
@@ -119,32 +132,14 @@ class Watch:
             self._undo.pop()()
         self.books.close()
 
-    def _before_moment(self, callback: object) -> str:
-        trainer, module = self._trainer, self._module
-        moment = before_moment(trainer, module, callback)
-        observes = not self._policies and self._on_nonfinite.action == "record"
-        if not observes or moment != BEFORE_OPTIMIZER_STEP:
-            return moment
-        return TRAINER_CLIP if nothing_else_clips(trainer, module, callback) else moment
-
-    def _without_idle(self, callback: object) -> Callable[[], None]:
-        return without_idle(
-            callback,
-            before_moment=None if self._policies else self.before_moment,
-            announced=uses_scaler(self._trainer),
-            batches=self._on_nonfinite.action != "record",
-        )
-
     def _listen(self) -> None:
         """Have oneself called at the moments that no hook of a callback is for."""
         trainer, module = self._trainer, self._module
         for caution in cautions(trainer, module, self._policies):
             self._say(caution)
         for optimizer in trainer.optimizers:
-            self.books.open(optimizer)
-            update = partial(self.books.see_update, optimizer)
-            self._undo.append(at_update(optimizer, update))
-        if self.before_moment == TRAINER_CLIP:
+            self._adopt(optimizer)
+        if self._clip_is_all:
             self._undo.append(at_clip_call(trainer, self._see_trainer_clip))
         elif not module.automatic_optimization:
             self._undo.append(at_clip_call(trainer, self._see_clip_call))
@@ -153,6 +148,14 @@ class Watch:
             self._undo.append(at_backward_end(names, self.see_backward))
         elif not module.automatic_optimization:
             self._forget_raw_backward = at_backward_end(names, self._see_all)
+
+    def _adopt(self, optimizer: Optimizer) -> None:
+        """Start to watch an optimizer, unless it has nothing to update yet."""
+        if optimizer in self.books or not parameters_of(optimizer):
+            return
+        self.books.open(optimizer)
+        update = partial(self.books.see_update, optimizer)
+        self._undo.append(at_update(optimizer, update))
 
     def _gate(self, optimizer: Optimizer, columns: Columns) -> Gate:
         return Gate(optimizer, columns, self._on_nonfinite, self._dump.save)
@@ -164,27 +167,34 @@ class Watch:
                 self.see_before(optimizer)
 
     def _see_trainer_clip(
-        self, optimizer: Optimizer, clip_val: float, algorithm: str
+        self, optimizer: Any, clip_val: float, algorithm: str
     ) -> bool:
         """Clip in the Trainer's place, to the bit as it would; return whether done."""
-        if algorithm == "norm" or clip_val <= 0:
-            return self.books[optimizer].see_clip(clip_val)
-        self.see_before(optimizer)
-        return False
+        optimizer = self._unwrapped(optimizer)
+        if optimizer not in self.books or algorithm != "norm":
+            return False
+        if clip_chain(self._trainer) != self._clip_chain:
+            return False
+        return self.books[optimizer].see_clip(clip_val)
 
     def _see_clip_call(self, optimizer: Any, *_: object) -> bool:
         """Take the norms where no backward pass was seen, or too early a moment of it."""
-        if optimizer not in self.books:
-            optimizer = optimizer.optimizer  # what `self.optimizers()` gives wraps it
+        optimizer = self._unwrapped(optimizer)
         if self._policies:
             self._say(clips_too(self._policies))
         if loss_scale(self._trainer, optimizer) is not None:
             self._say(clips_scaled(optimizer))
         # With DDP's static graph, the first backward pass ends before gradients are
         # reduced; Lightning reduces them between its hook and this call.
-        if not self.books[optimizer].saw_before:
+        if optimizer in self.books and not self.books[optimizer].saw_before:
             self.see_before(optimizer)
         return False
+
+    def _unwrapped(self, optimizer: Any) -> Any:
+        """Return the optimizer that `self.optimizers()` has wrapped."""
+        if optimizer in self.books:
+            return optimizer
+        return getattr(optimizer, "optimizer", optimizer)
 
     def _say(self, sentence: str) -> None:
         """Warn once per fit."""

@@ -27,7 +27,6 @@ HOUSE = {
     "agc": ("torch", "norms clipping"),
     "by_name": ("torch", "norms clipping"),
     "moments": ("torch", ""),
-    "idle": ("", "moments"),
     "record": ("numpy", ""),
     "recording": ("numpy", "record"),
     "health": ("numpy", "record recording"),
@@ -45,7 +44,7 @@ HOUSE = {
     "culprits": ("torch", "norms sharding"),
     "nonfinite": ("torch", "errors columns culprits"),
     "dump": ("numpy torch", "columns culprits"),
-    "trainer_clip": ("torch", "norms flat_norms clipping moments scaling"),
+    "trainer_clip": ("torch", "norms clipping moments scaling"),
     "ledger": (
         "numpy torch",
         "norms flat_norms record buffer columns scaling clipper nonfinite trainer_clip",
@@ -53,16 +52,19 @@ HOUSE = {
     "cautions": ("", "clipping moments columns"),
     "deepspeed": ("torch", "clipping columns ledger norms sharding"),
     "books": (
-        "torch",
+        "numpy torch",
         "clipping by_name tensorboard recorder sharding columns scaling clipper "
         "nonfinite epochs ledger cautions",
     ),
     "watch": (
         "torch",
-        "clipping moments recorder columns scaling nonfinite dump idle trainer_clip "
+        "clipping moments recorder columns scaling nonfinite dump trainer_clip "
         "cautions deepspeed books",
     ),
-    "callback": ("lightning torch", "clipping moments idle recorder nonfinite watch"),
+    "callback": (
+        "lightning torch",
+        "cautions clipping moments recorder nonfinite watch",
+    ),
     "attach": ("", "clipping callback"),
     "__init__": ("", "errors clipping adaptive agc by_name clipper callback"),
     "models": ("lightning torch torchmetrics", ""),

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from gradguard import GradGuard
 from gradguard.norms import Gradients
 from gradguard.record import Records
 from gradguard.tensorboard.reader import read_run
-from gradguard.trainer_clip import Clipped, clip_once
+from gradguard.trainer_clip import Known, known
 
 MAX_NORM = 0.5
 
@@ -68,19 +69,25 @@ def exact(gradients: list[Tensor]) -> list[float]:
     return [float(gradient.double().norm()) for gradient in gradients]
 
 
+def known_to_clip(gradients: list[Tensor]) -> Known:
+    held = Gradients(gradients)
+    found = known(held, held.norms())
+    assert found is not None
+    return found
+
+
 @settings(max_examples=60, deadline=None)
-@given(gradients=lists_of_gradients, max_norm=st.sampled_from([1e-3, 1.0, 1e6]))
+@given(gradients=lists_of_gradients, max_norm=st.sampled_from([1e-3, 1.0, 1e6, 1e36]))
 def test_clip_leaves_the_bits_that_torch_leaves(
     gradients: list[Tensor], max_norm: float
 ) -> None:
-    before, expected = exact(gradients), by_torch(gradients, max_norm)
+    expected = by_torch(gradients, max_norm)
+    clipped = known_to_clip(gradients)
 
-    clipped = clip_once(Gradients(gradients), max_norm)
+    assert clipped.clip(gradients, max_norm)
 
-    assert clipped is not None
     assert all(map(torch.equal, gradients, expected))
-    np.testing.assert_allclose(clipped[0], before, rtol=1e-5)
-    after = clipped[1].norms(gradients)
+    after = clipped.norms(gradients)
     assert after is not None
     # Digits that the clip took from small elements are in the gradients, not in `after`.
     np.testing.assert_allclose(after, exact(gradients), rtol=1e-5, atol=1e-30)
@@ -92,33 +99,41 @@ def test_clip_leaves_the_bits_that_torch_leaves(
         torch.full((4,), 1e20),
         torch.tensor([1.0, torch.inf]),
         torch.tensor([1.0, torch.nan]),
-        torch.tensor([3.0, 4.0], dtype=torch.bfloat16),
-        torch.tensor([3.0, 4.0]).to_sparse(),
-        torch.tensor([3.0 + 4.0j]),
-        torch.tensor([3.0, 4.0], device="meta"),
     ],
-    ids=["overflow", "inf", "nan", "half", "sparse", "complex", "accelerator"],
+    ids=["overflow", "inf", "nan"],
 )
-def test_clip_that_must_be_measured_is_left_to_torch(gradient: Tensor) -> None:
+def test_clip_of_what_overflows_is_left_to_torch(gradient: Tensor) -> None:
     version = gradient._version
 
-    assert clip_once(Gradients([gradient]), 1.0) is None
+    assert not known_to_clip([gradient]).clip([gradient], 1.0)
     assert gradient._version == version
 
 
-@pytest.mark.parametrize("max_norm", [float("inf"), float("nan")])
-def test_threshold_that_is_no_number_is_left_to_torch(max_norm: float) -> None:
-    assert clip_once(Gradients([torch.ones(2)]), max_norm) is None
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, float("inf"), float("nan")])
+def test_clip_without_a_threshold_is_left_to_torch(max_norm: float) -> None:
+    gradients = [torch.ones(2)]
+
+    assert not known_to_clip(gradients).clip(gradients, max_norm)
 
 
-def test_norms_are_those_before_without_a_threshold() -> None:
-    gradients = [torch.tensor([3.0, 4.0])]
+def inference(values: list[float]) -> Tensor:
+    with torch.inference_mode():
+        return torch.tensor(values)
 
-    clipped = clip_once(Gradients(gradients), 0.0)
 
-    assert clipped is not None
-    assert clipped[0].tolist() == [5.0]
-    assert clipped[1].norms(gradients) is clipped[0]
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        torch.tensor([3.0, 4.0], dtype=torch.bfloat16),
+        torch.tensor([3.0, 4.0]).to_sparse(),
+        torch.tensor([3.0 + 4.0j]),
+        inference([3.0, 4.0]),
+        torch.tensor([3.0, 4.0], device="meta"),
+    ],
+    ids=["half", "sparse", "complex", "inference", "accelerator"],
+)
+def test_gradients_whose_changes_cannot_be_told_are_measured(gradient: Tensor) -> None:
+    assert known(Gradients([gradient]), torch.ones(1)) is None
 
 
 @pytest.mark.parametrize(
@@ -136,10 +151,13 @@ def test_norms_are_not_known_of_gradients_that_were_touched(
     touched: Callable[[list[Tensor]], list[Tensor]],
 ) -> None:
     gradients = [torch.ones(2), torch.ones(3)]
-    clipped = Clipped(gradients, torch.ones(2))
+    held = known_to_clip(gradients)
+    assert held.norms(gradients) is not None
 
-    assert clipped.norms(touched(list(gradients))) is None
-    assert Clipped(gradients, torch.ones(2)).norms(gradients) is not None
+    found = touched(list(gradients))
+
+    assert held.norms(found) is None
+    assert not held.clip(found, 1.0)
 
 
 class Witness(SGD):
@@ -189,16 +207,18 @@ def trained(
 
 
 @pytest.fixture
-def clips_by_torch(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The thresholds torch's clip has been called with."""
-    calls: list[float] = []
+def clips_by_torch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One item for each call of torch's clip."""
+    calls: list[int] = []
 
-    @functools.wraps(clip_grad_norm_)
-    def counted(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-        calls.append(max_norm)
-        return clip_grad_norm_(parameters, max_norm, *args, **kwargs)
+    total = torch.nn.utils.clip_grad._get_total_norm
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counted)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return total(*args, **kwargs)
+
+    # What it calls, since replacing itself would be seen.
+    monkeypatch.setattr(torch.nn.utils.clip_grad, "_get_total_norm", counted)
     return calls
 
 
@@ -206,7 +226,7 @@ def clips_by_torch(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     "optimizer", [SGD, nesterov, lbfgs], ids=["sgd", "nesterov", "lbfgs"]
 )
 def test_observed_clip_by_norm_is_one_pass(
-    tmp_path: Path, clips_by_torch: list[float], optimizer: Any
+    tmp_path: Path, clips_by_torch: list[int], optimizer: Any
 ) -> None:
     records = trained(tmp_path, Net(partial(optimizer, lr=0.05)))
 
@@ -227,7 +247,7 @@ class Exploding(Net):
 
 
 def test_overflow_is_left_to_torch_and_measured(
-    tmp_path: Path, clips_by_torch: list[float]
+    tmp_path: Path, clips_by_torch: list[int]
 ) -> None:
     records = trained(tmp_path, Exploding(Witness))
 
@@ -236,15 +256,154 @@ def test_overflow_is_left_to_torch_and_measured(
     assert len(clips_by_torch) == len(records.steps) + 1
 
 
-def test_replacement_of_torchs_clip_is_observed(
+@functools.wraps(clip_grad_norm_)
+def halved(parameters: Any, max_norm: float, **_: Any) -> Tensor:
+    return clip_grad_norm_(parameters, max_norm / 2)
+
+
+class Halving(Callback):
+    """Replaces what clips, at some moment of the fit."""
+
+    def __init__(self, moment: str, replace: Callable[[Trainer], None]) -> None:
+        vars(self)[moment] = lambda trainer, *_, **__: replace(trainer)
+
+
+def replace_torchs(_: Trainer) -> None:
+    vars(torch.nn.utils)["clip_grad_norm_"] = halved
+
+
+def replace_plugins(trainer: Trainer) -> None:
+    plugin = trainer.precision_plugin
+    clip = type(plugin).clip_grad_by_norm
+    vars(plugin)["clip_grad_by_norm"] = lambda optimizer, clip_val: clip(
+        plugin, optimizer, clip_val / 2
+    )
+
+
+@pytest.mark.parametrize("moment", ["setup", "on_train_start", "on_train_epoch_start"])
+@pytest.mark.parametrize("replace", [replace_torchs, replace_plugins])
+def test_whoever_replaces_the_clip_is_observed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    replace: Callable[[Trainer], None],
+) -> None:
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip_grad_norm_)
+
+    records = trained(tmp_path, Net(Witness), Halving(moment, replace))
+
+    assert records.total_after.max() < MAX_NORM / 2 * 1.0001
+
+
+def test_plugin_class_given_another_method_is_observed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def halved(parameters: Any, max_norm: float, **_: Any) -> Tensor:
-        return clip_grad_norm_(parameters, max_norm / 2)
+    clip = Precision.clip_grad_by_norm
+    monkeypatch.setattr(
+        Precision,
+        "clip_grad_by_norm",
+        lambda plugin, optimizer, clip_val: clip(plugin, optimizer, clip_val / 2),
+    )
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", halved)
+    records = trained(tmp_path, Net(Witness))
 
-    assert trained(tmp_path, Net(Witness)).total_after.max() < MAX_NORM / 2 * 1.0001
+    assert records.total_after.max() < MAX_NORM / 2 * 1.0001
+
+
+class ClipsByHand(Net):
+    """Clips right after the backward pass, in automatic optimization."""
+
+    @override
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().backward(loss, *args, **kwargs)
+        self.clip_gradients(
+            self.optimizers(),  # type: ignore[arg-type] # one
+            gradient_clip_val=0.1,
+            gradient_clip_algorithm="norm",
+        )
+
+
+def test_clip_call_ahead_of_the_hook_is_torchs(tmp_path: Path) -> None:
+    records = trained(tmp_path, ClipsByHand(Witness), gradient_clip_val=None)
+
+    assert records.total_after.max() < 0.1 * 1.0001
+
+
+class ClipsFromTheStart(Net):
+    """Gives itself a clip hook once training has begun."""
+
+    @override
+    def on_train_start(self) -> None:
+        vars(self)["configure_gradient_clipping"] = lambda *_, **__: clip_grad_norm_(
+            self.parameters(), 0.1
+        )
+
+
+def test_clip_hook_set_up_late_is_observed(tmp_path: Path) -> None:
+    records = trained(tmp_path, ClipsFromTheStart(Witness))
+
+    assert (records.total_before > records.total_after).any()
+
+
+class Copying(Callback):
+    """Trains another model by copies of the Trainer's plugin, in the middle of a fit."""
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 2:
+            plugin = trainer.precision_plugin
+            for one in (
+                plugin,
+                copy.deepcopy(plugin),
+                pickle.loads(pickle.dumps(plugin)),
+            ):
+                Trainer(
+                    accelerator="cpu",
+                    max_steps=2,
+                    gradient_clip_val=0.1,
+                    plugins=[one],
+                    logger=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    enable_checkpointing=False,
+                ).fit(Net())
+
+
+def test_plugin_is_used_and_copied_in_mid_fit(tmp_path: Path) -> None:
+    trained(tmp_path, Net(Witness), Copying())
+
+
+class Wrapped(Callback):
+    """Wraps the plugin's clip for the time of a fit, and puts back what it found."""
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.found = found = trainer.precision_plugin.clip_gradients
+        vars(trainer.precision_plugin)["clip_gradients"] = partial(found)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        vars(trainer.precision_plugin)["clip_gradients"] = self.found
+
+
+def test_clip_call_that_others_have_wrapped_outlives_the_fit(tmp_path: Path) -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        gradient_clip_val=MAX_NORM,
+        callbacks=[GradGuard(), Wrapped()],
+        log_every_n_steps=1,
+        logger=TensorBoardLogger(tmp_path),
+        enable_checkpointing=False,
+    )
+    trainer.fit(Net())
+    trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = 5, 4
+
+    trainer.fit(Net())
+
+    assert trainer.global_step == 4
 
 
 class Annealed(Callback):
@@ -317,6 +476,81 @@ def test_gradients_touched_after_the_clip_are_measured(tmp_path: Path) -> None:
 
     # Ones on 49 elements; what was clipped to 0.5 turns them by at most that.
     assert (abs(records.total_after - np.sqrt(49)) <= MAX_NORM * 1.0001).all()
+
+
+class NoisyUnseen(Noisy):
+    """Changes the numbers past the count of changes that tensors keep."""
+
+    @override
+    def add(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        closure = kwargs["closure"]
+
+        def noisy() -> Any:
+            loss = closure()
+            for parameter in self.parameters():
+                assert parameter.grad is not None
+                parameter.grad.data.add_(1)
+            return loss
+
+        return args, {**kwargs, "closure": noisy}
+
+
+def test_gradients_of_an_optimizer_others_have_hooked_are_measured(
+    tmp_path: Path,
+) -> None:
+    records = trained(tmp_path, NoisyUnseen())
+
+    assert (abs(records.total_after - np.sqrt(49)) <= MAX_NORM * 1.0001).all()
+
+
+class Twice(Net):
+    """Gives one parameter to its optimizer twice, which torch clips twice."""
+
+    @override
+    def configure_optimizers(self) -> Any:
+        return SGD([*self.parameters(), self.first.bias], lr=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with dupl")
+def test_parameter_held_twice_is_left_to_torch(
+    tmp_path: Path, clips_by_torch: list[int]
+) -> None:
+    records = trained(tmp_path, Twice())
+
+    assert len(clips_by_torch) == 2 * len(records.steps)
+
+
+class Replaced(Callback):
+    """Starts anew with another optimizer, halfway."""
+
+    @override
+    def on_train_epoch_start(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        if trainer.current_epoch == 1:
+            trainer.strategy.setup_optimizers(trainer)
+
+
+def test_optimizer_made_anew_in_mid_fit_is_watched(tmp_path: Path) -> None:
+    records = trained(tmp_path, Net(), Replaced(), max_epochs=2)
+
+    assert records.steps.tolist() == list(range(2 * len(Net().batches())))
+    assert (records.total_after <= MAX_NORM * 1.0001).all()
+
+
+class Untrained(Net):
+    """Has no optimizer, and nothing to train."""
+
+    @override
+    def configure_optimizers(self) -> None:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned")
+@pytest.mark.filterwarnings("ignore:no optimizer holds")
+def test_module_without_an_optimizer_trains_and_is_not_recorded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no records of gradguard"):
+        trained(tmp_path, Untrained(), gradient_clip_val=None)
 
 
 class Plugin(Precision):
