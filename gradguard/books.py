@@ -78,6 +78,10 @@ class Books:
         return iter(self._ledgers)
 
     def __getitem__(self, optimizer: Optimizer) -> Ledger:
+        """Return the ledger of an optimizer."""
+        return self._ledgers[optimizer]
+
+    def up_to_date(self, optimizer: Optimizer) -> Ledger:
         """Return the ledger of the parameters an optimizer holds now."""
         ledger = self._ledgers[optimizer]
         if ledger.outdated:
@@ -108,7 +112,9 @@ class Books:
 
     def see_update(self, optimizer: Optimizer, loss: object) -> None:
         """Note that an optimizer is about to change its parameters."""
-        ledger = self[optimizer]
+        ledger = self._ledgers[optimizer]
+        if not ledger.saw_before:
+            ledger = self.up_to_date(optimizer)
         ledger.see_update(self._trainer.global_step, loss)
         ledger.see_loss(loss)
         if optimizer in self._epochs:

@@ -71,7 +71,12 @@ class Ledger:
 
     @property
     def saw_before(self) -> bool:
-        """Whether the norms before are taken, of a step that is not the first."""
+        """Whether the norms before the coming update are taken."""
+        return self._before is not None
+
+    @property
+    def saw_before_again(self) -> bool:
+        """Whether they are, and it is not the first update."""
         return self._before is not None and self._last_step >= 0
 
     def see_before(self, scale: Tensor | None) -> None:

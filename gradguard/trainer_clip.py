@@ -64,14 +64,14 @@ class Known:
 
     def __init__(self, gradients: Gradients, norms: Tensor) -> None:
         self._gradients = gradients
-        self._note(norms)
+        self._norms = norms
+        self._changes = _changes(gradients.tensors)
 
     def norms(self, found: Sequence[Tensor]) -> Tensor | None:
         """Return the norms, None if those found are others or have been changed."""
         known = self._gradients.tensors
         same = len(found) == len(known) and all(map(is_, found, known))
-        unchanged = same and list(map(_version, found)) == self._versions
-        return self._norms if unchanged else None
+        return self._norms if same and _changes(found) == self._changes else None
 
     def clip(self, found: Sequence[Tensor], max_norm: float) -> bool:
         """Clip in place as `torch.nn.utils.clip_grad_norm_`; return whether it is done.
@@ -84,12 +84,14 @@ class Known:
             return False
         if not norms.numpy().max() < _LARGEST_NORM:
             return False
-        self._note(ClipNorm(max_norm).clip(self._gradients, norms, {}))
+        self._norms = ClipNorm(max_norm).clip(self._gradients, norms, {})
+        self._changes = _changes(found)
         return True
 
-    def _note(self, norms: Tensor) -> None:
-        self._norms = norms
-        self._versions = list(map(_version, self._gradients.tensors))
+
+def _changes(tensors: Sequence[Tensor]) -> int:
+    """Return how often tensors have been changed in place; it only ever grows."""
+    return sum(map(_version, tensors))
 
 
 def known(gradients: Gradients, norms: Tensor) -> Known | None:

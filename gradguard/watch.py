@@ -98,7 +98,8 @@ class Watch:
         self._batch_idx = batch_idx
         if self.before_moment != ENGINE_STEP:
             for optimizer in self._trainer.optimizers:
-                self._adopt(optimizer)
+                if optimizer not in self.books:
+                    self._adopt(optimizer)
         self._dump.see_batch_start(batch, batch_idx)
 
     def see_backward(self) -> None:
@@ -113,7 +114,7 @@ class Watch:
         """Take the norms before clipping of one optimizer's parameters."""
         if optimizer not in self.books:
             return
-        ledger = self.books[optimizer]
+        ledger = self.books.up_to_date(optimizer)
         if self._clip_is_all:
             ledger.see_before_clip(exact=bool(self._trainer.gradient_clip_val))
         else:
@@ -151,7 +152,7 @@ class Watch:
 
     def _adopt(self, optimizer: Optimizer) -> None:
         """Start to watch an optimizer, unless it has nothing to update yet."""
-        if optimizer in self.books or not parameters_of(optimizer):
+        if not parameters_of(optimizer):
             return
         self.books.open(optimizer)
         update = partial(self.books.see_update, optimizer)
@@ -186,7 +187,7 @@ class Watch:
             self._say(clips_scaled(optimizer))
         # With DDP's static graph, the first backward pass ends before gradients are
         # reduced; Lightning reduces them between its hook and this call.
-        if optimizer in self.books and not self.books[optimizer].saw_before:
+        if optimizer in self.books and not self.books[optimizer].saw_before_again:
             self.see_before(optimizer)
         return False
 
