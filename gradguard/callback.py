@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from gradguard.cautions import unlisted
 from gradguard.clipping import Clip, State, in_order, in_words
+from gradguard.idle import HOOKS
 from gradguard.moments import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
 from gradguard.nonfinite import Action, OnNonFinite
 from gradguard.recorder import Recorder
@@ -238,9 +239,9 @@ class GradGuard(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` to every callback during a fit; with it
-        # the whole model would travel along.
+        # the whole model would travel along. Hooks may be hidden just now.
         state = {**vars(self), "_watch": None}
-        return {key: state[key] for key in state.keys() - {"log", "log_dict"}}
+        return {key: state[key] for key in state.keys() - {"log", "log_dict", *HOOKS}}
 
     def _close(self) -> None:
         watch, self._watch = self._watch, None

@@ -13,6 +13,7 @@ from gradguard.clipping import Policy
 from gradguard.columns import Columns, parameters_of
 from gradguard.deepspeed import ENGINE_STEP, Fragments, at_engine_step, engine_of
 from gradguard.dump import Dump
+from gradguard.idle import without_idle
 from gradguard.moments import (
     BACKWARD_END,
     BEFORE_OPTIMIZER_STEP,
@@ -65,6 +66,7 @@ class Watch:
         self._said: set[str] = set()
         self._undo: list[Callable[[], None]] = []
         self._forget_raw_backward: Callable[[], None] | None = None
+        self._hide_idle: Callable[[], Callable[[], None]] | None = None
         self.before_moment = before_moment(trainer, module, callback)
         observes = not policies and on_nonfinite.action == "record"
         self._clip_is_all = (
@@ -84,6 +86,7 @@ class Watch:
         engine = engine_of(trainer, policies, on_nonfinite=on_nonfinite.action)
         if engine is None:
             self._listen()
+            self._hide_idle = partial(without_idle, callback, self._needed())
             return
         self.before_moment = ENGINE_STEP
         if layer_statistics:
@@ -96,6 +99,9 @@ class Watch:
     def see_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Note which batch the coming backward passes belong to, and new optimizers."""
         self._batch_idx = batch_idx
+        if self._hide_idle:  # not before all others are set up, who may want the hooks
+            self._undo.append(self._hide_idle())
+            self._hide_idle = None
         if self.before_moment != ENGINE_STEP:
             for optimizer in self._trainer.optimizers:
                 if optimizer not in self.books:
@@ -132,6 +138,12 @@ class Watch:
         while self._undo:
             self._undo.pop()()
         self.books.close()
+
+    def _needed(self) -> set[str]:
+        """Return the hooks to be called by, of those that can be done without."""
+        measured_at = () if self._policies else (self.before_moment,)
+        announced = (BEFORE_OPTIMIZER_STEP,) if uses_scaler(self._trainer) else ()
+        return {*measured_at, *announced}
 
     def _listen(self) -> None:
         """Have oneself called at the moments that no hook of a callback is for."""

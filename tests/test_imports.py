@@ -27,6 +27,7 @@ HOUSE = {
     "agc": ("torch", "norms clipping"),
     "by_name": ("torch", "norms clipping"),
     "moments": ("torch", ""),
+    "idle": ("", "moments"),
     "record": ("numpy", ""),
     "recording": ("numpy", "record"),
     "health": ("numpy", "record recording"),
@@ -58,12 +59,12 @@ HOUSE = {
     ),
     "watch": (
         "torch",
-        "clipping moments recorder columns scaling nonfinite dump trainer_clip "
+        "clipping moments recorder columns scaling nonfinite dump idle trainer_clip "
         "cautions deepspeed books",
     ),
     "callback": (
         "lightning torch",
-        "cautions clipping moments recorder nonfinite watch",
+        "cautions clipping idle moments recorder nonfinite watch",
     ),
     "attach": ("", "clipping callback"),
     "__init__": ("", "errors clipping adaptive agc by_name clipper callback"),
