@@ -78,18 +78,17 @@ class ClipNorm:
         """Scale the gradients down to `max_norm`; see `Policy.clip`."""
         state["threshold"] = self.max_norm
         size = norms if self.per_parameter else total_norm(norms)
-        return scale(gradients, norms, self._coefficient(size))
-
-    def _coefficient(self, size: Tensor) -> Tensor:
-        """Return min(1, max_norm / (size + 1e-6)), in the place of a single size."""
-        # 1e-6 and the order of the operations are torch's: results are bit-identical.
         if size.ndim or not size.is_cpu or self.max_norm > _LARGEST_ON_HOST:
-            return (size + 1e-6).reciprocal_().mul_(self.max_norm).clamp_(max=1.0)
+            # 1e-6 and the order of the operations are torch's: results are bit-identical.
+            inverse = (size + 1e-6).reciprocal_()
+            return scale(gradients, norms, inverse.mul_(self.max_norm).clamp_(max=1.0))
         host = size.numpy()  # the same, without a kernel for each operation
         exact = host.dtype.type
-        quotient = exact(1) / (host[()] + exact(1e-6)) * exact(self.max_norm)
-        host[()] = min(quotient, exact(1))  # NaN stays, since it comes first
-        return size
+        coefficient = exact(1) / (host[()] + exact(1e-6)) * exact(self.max_norm)
+        if coefficient >= 1:
+            return norms
+        host[()] = coefficient
+        return _multiplied(gradients, norms, size)
 
 
 @dataclass(frozen=True)
@@ -205,6 +204,10 @@ def scale(gradients: Gradients, norms: Tensor, coefficient: Tensor) -> Tensor:
     """
     if coefficient.is_cpu and _all_one(coefficient):
         return norms
+    return _multiplied(gradients, norms, coefficient)
+
+
+def _multiplied(gradients: Gradients, norms: Tensor, coefficient: Tensor) -> Tensor:
     for (_, device), positions in gradients.groups.items():
         here = coefficient.to(device)
         if here.ndim:

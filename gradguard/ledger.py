@@ -66,7 +66,8 @@ class Ledger:
     @property
     def outdated(self) -> bool:
         """Whether the optimizer holds other parameters by now."""
-        held, columns = parameters_of(self._optimizer), self.columns.parameters
+        columns = self.columns.parameters
+        held = parameters_of(self._optimizer)
         return len(held) != len(columns) or not all(map(is_, held, columns))
 
     @property

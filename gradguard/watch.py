@@ -102,10 +102,9 @@ class Watch:
         if self._hide_idle:  # not before all others are set up, who may want the hooks
             self._undo.append(self._hide_idle())
             self._hide_idle = None
-        if self.before_moment != ENGINE_STEP:
-            for optimizer in self._trainer.optimizers:
-                if optimizer not in self.books:
-                    self._adopt(optimizer)
+        for optimizer in self._trainer.optimizers:
+            if optimizer not in self.books:
+                self._adopt(optimizer)
         self._dump.see_batch_start(batch, batch_idx)
 
     def see_backward(self) -> None:
@@ -164,7 +163,7 @@ class Watch:
 
     def _adopt(self, optimizer: Optimizer) -> None:
         """Start to watch an optimizer, unless it has nothing to update yet."""
-        if not parameters_of(optimizer):
+        if self.before_moment == ENGINE_STEP or not parameters_of(optimizer):
             return
         self.books.open(optimizer)
         update = partial(self.books.see_update, optimizer)
