@@ -39,12 +39,13 @@ class Books:
         gate: Makes what stops an optimizer's updates that are not finite; None lets
             all pass.
         layer_statistics: Whether to measure weights and gradients by epoch.
+        writes_at_update: Whether not to wait for the end of the batch with what is due.
 
     Raises:
         ValueError: If a pattern of a policy matches no parameter.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (all that a fit is made of)
         self,
         trainer: Any,
         module: Any,
@@ -53,6 +54,7 @@ class Books:
         gate: Callable[[Optimizer, Columns], Gate] | None,
         *,
         layer_statistics: bool,
+        writes_at_update: bool,
     ) -> None:
         self._trainer = trainer
         self._module = module
@@ -60,6 +62,9 @@ class Books:
         self._recorder = recorder
         self._gate = gate
         self._layer_statistics = layer_statistics
+        self.writes_at_update = (
+            writes_at_update and gate is None and not layer_statistics
+        )
         self.names: Mapping[Tensor, str] = {
             parameter: _WRAPPERS.sub("", name)
             for name, parameter in module.named_parameters()
@@ -117,6 +122,8 @@ class Books:
             ledger = self.up_to_date(optimizer)
         ledger.see_update(self._trainer.global_step, loss)
         ledger.see_loss(loss)
+        if ledger.due and self.writes_at_update:
+            self._write(optimizer)
         if optimizer in self._epochs:
             self._epochs[optimizer].see_update()
 

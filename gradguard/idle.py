@@ -1,7 +1,7 @@
 """Hooks that a fit has no use for, kept from Lightning.
 
 Lightning calls every hook of every callback at every step, whether or not it does
-anything: with what that drives out of the caches, 20 us a step for the four hidden here.
+anything: with what that drives out of the caches, 20 us a step for those hidden here.
 A hook that cannot be called it passes over.
 """
 
@@ -10,11 +10,14 @@ from typing import Any
 
 from gradguard.moments import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP, overrides
 
+BATCH_END = "on_train_batch_end"
+
 HOOKS = (
     "on_before_zero_grad",
     "on_before_backward",
     AFTER_BACKWARD,
     BEFORE_OPTIMIZER_STEP,
+    BATCH_END,
 )
 
 

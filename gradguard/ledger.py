@@ -36,6 +36,11 @@ class Ledger:
         clipper: What clips its parameters; without policies it leaves them alone.
         steps_per_write: Steps to keep before they are due.
         gate: What stops updates that are not finite; None lets all pass.
+
+    Attributes:
+        clipper: As given.
+        columns: The parameters.
+        due: Whether it is time to drain.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class Ledger:
         self._announced: int | None = None
         self._last_step = -1
         self._lacks_loss = False
-        self._due = False
+        self.due = False
         self._median = np.inf
         self._alarmed = False
 
@@ -171,13 +176,14 @@ class Ledger:
         """Add the loss, where it was not known before; return if it is time to drain."""
         self._keep_skipped()
         self.see_loss(loss)
-        due, self._due, self._lacks_loss = self._due, False, False
+        due, self.due, self._lacks_loss = self.due, False, False
         return due
 
     def drain(self) -> Records | None:
         """Take out every step kept so far, in one copy; None if there is none."""
         if not self._buffer.steps:
             return None
+        self.due = False
         records = self._buffer.drain(self.columns.names, self.columns.order)
         healthy = records.total_before[np.isfinite(records.total_before)]
         middle = len(healthy) // 2
@@ -218,7 +224,7 @@ class Ledger:
         self._buffer.put(self._last_step, before, after)
         self._lacks_loss = True
         if self._buffer.full or self._rings_alarm(before, after):
-            self._due = True
+            self.due = True
 
     def _keep_skipped(self) -> None:
         """Keep a step the scaler has skipped: gradients before, and none after."""

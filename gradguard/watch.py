@@ -13,7 +13,7 @@ from gradguard.clipping import Policy
 from gradguard.columns import Columns, parameters_of
 from gradguard.deepspeed import ENGINE_STEP, Fragments, at_engine_step, engine_of
 from gradguard.dump import Dump
-from gradguard.idle import without_idle
+from gradguard.idle import BATCH_END, without_idle
 from gradguard.moments import (
     BACKWARD_END,
     BEFORE_OPTIMIZER_STEP,
@@ -82,6 +82,8 @@ class Watch:
             recorder,
             None if on_nonfinite.action == "record" else self._gate,
             layer_statistics=layer_statistics,
+            # Where its closure tells the loss of every update.
+            writes_at_update=module.automatic_optimization and not uses_scaler(trainer),
         )
         engine = engine_of(trainer, policies, on_nonfinite=on_nonfinite.action)
         if engine is None:
@@ -140,9 +142,12 @@ class Watch:
 
     def _needed(self) -> set[str]:
         """Return the hooks to be called by, of those that can be done without."""
-        measured_at = () if self._policies else (self.before_moment,)
-        announced = (BEFORE_OPTIMIZER_STEP,) if uses_scaler(self._trainer) else ()
-        return {*measured_at, *announced}
+        needed = set() if self._policies else {self.before_moment}
+        if uses_scaler(self._trainer):
+            needed |= {BEFORE_OPTIMIZER_STEP, BATCH_END}
+        if not self.books.writes_at_update:
+            needed.add(BATCH_END)
+        return needed
 
     def _listen(self) -> None:
         """Have oneself called at the moments that no hook of a callback is for."""

@@ -14,9 +14,9 @@ from modes_modules import ClipsAfterBackward, Manual, Net, lightning_clip
 from typing_extensions import override
 
 from gradguard import ClipNorm, GradGuard
-from gradguard.idle import HOOKS
+from gradguard.idle import BATCH_END, HOOKS
 
-BATCH_START, BATCH_END = "on_train_batch_start", "on_train_batch_end"
+BATCH_START = "on_train_batch_start"
 
 
 def fitted(path: Path, module: Net, *callbacks: Callback, **options: Any) -> set[str]:
@@ -39,7 +39,7 @@ def fitted(path: Path, module: Net, *callbacks: Callback, **options: Any) -> set
         for action in profiler.recorded_durations
         if "Guard" in action
     }
-    return called & {*HOOKS, BATCH_START, BATCH_END}
+    return called & {*HOOKS, BATCH_START}
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,20 @@ def fitted(path: Path, module: Net, *callbacks: Callback, **options: Any) -> set
     [
         (Net, lambda: GradGuard(ClipNorm(1.0)), set()),
         (Net, GradGuard, {"on_before_optimizer_step"}),
-        (Net, lambda: GradGuard(on_nonfinite="skip"), {"on_before_optimizer_step"}),
+        (
+            Net,
+            lambda: GradGuard(on_nonfinite="skip"),
+            {"on_before_optimizer_step", BATCH_END},
+        ),
+        (
+            Net,
+            lambda: GradGuard(layer_statistics=True),
+            {"on_before_optimizer_step", BATCH_END},
+        ),
         (ClipsAfterBackward, GradGuard, {"on_after_backward"}),
-        (lambda: Manual(lightning_clip), GradGuard, {"on_after_backward"}),
+        (lambda: Manual(lightning_clip), GradGuard, {"on_after_backward", BATCH_END}),
     ],
-    ids=["clips", "observes", "skips", "after_backward", "manual"],
+    ids=["clips", "observes", "skips", "statistics", "after_backward", "manual"],
 )
 def test_only_hooks_with_something_to_do_are_called(
     tmp_path: Path,
@@ -59,9 +68,7 @@ def test_only_hooks_with_something_to_do_are_called(
     guard: Callable[[], GradGuard],
     hooks: set[str],
 ) -> None:
-    always = {BATCH_START, BATCH_END}
-
-    assert fitted(tmp_path, make(), guard()) == always | hooks
+    assert fitted(tmp_path, make(), guard()) == {BATCH_START, *hooks}
 
 
 class Counting(GradGuard):
