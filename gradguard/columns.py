@@ -70,7 +70,7 @@ class Columns:
         if len(found) < len(owners):
             owners = [parameter for parameter in owners if parameter.grad is not None]
         gradients = Gradients(found, parameters=owners, names=self._names)
-        if not (to_clip and gradients.any_sparse):
+        if gradients.are_plain or not (to_clip and gradients.any_sparse):
             return gradients
         found = [_coalesced(parameter) for parameter in owners]
         return Gradients(found, parameters=owners, names=self._names)

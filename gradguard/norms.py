@@ -100,8 +100,6 @@ class Gradients:
     @property
     def any_sparse(self) -> bool:
         """Whether some gradient holds the rows only that the loss has reached."""
-        if self.are_plain:
-            return False
         return any(each.layout is torch.sparse_coo for each in self._gradients)
 
     @property

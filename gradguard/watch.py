@@ -107,7 +107,8 @@ class Watch:
         for optimizer in self._trainer.optimizers:
             if optimizer not in self.books:
                 self._adopt(optimizer)
-        self._dump.see_batch_start(batch, batch_idx)
+        if self._on_nonfinite.action != "record":
+            self._dump.see_batch_start(batch, batch_idx)
 
     def see_backward(self) -> None:
         """Take the norms before clipping, if this was the last backward pass."""
