@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-# Twice the bar where gradguard clips. Where Lightning does, the bar of 1.03 is missed, and
-# this is twice the overhead that docs/performance.md tells.
-OWN, OBSERVED = 1.04, 1.16
+# Twice the bars of 1.02 where gradguard clips and 1.03 where Lightning does: noise.
+OWN, OBSERVED = 1.04, 1.06
 TRIES = 3
 
 pytestmark = pytest.mark.slow
@@ -28,7 +27,7 @@ def measured(script: str, *options: str) -> Any:
 @cache
 def overheads(attempt: int) -> dict[str, Any]:  # noqa: ARG001 (each has its own cache)
     """Rows of the deep MLP by arm; another attempt measures again."""
-    options = ("--model", "deep-mlp", "--pairs", "7", "--quick")
+    options = ("--model", "deep-mlp", "--pairs", "7", "--quick", "--processes", "1")
     rows = measured(
         "overhead.py", *options, "--arms", "gradguard", "observed", "recipe"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from modes_modules import (
@@ -21,6 +21,7 @@ from modes_modules import (
 )
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
+from typing_extensions import override
 
 from gradguard import ClipNorm, GradGuard
 
@@ -36,7 +37,7 @@ class Unheld(Net):
         return sgd([*self.first.parameters(), *self.second.parameters()])
 
 
-def fit(path: Path, model: Any, guard: GradGuard, **options: Any) -> None:
+def fit(path: Path, model: Any, guard: Callback, **options: Any) -> None:
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -120,3 +121,20 @@ def test_nothing_is_told_where_nothing_is_wrong(
     options: Callable[[], dict[str, Any]],
 ) -> None:
     fit(tmp_path, make(), guard(), **options())  # a warning would be an error
+
+
+class Delegating(Callback):
+    """Calls a GradGuard that it keeps to itself."""
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        GradGuard().on_train_start(trainer, pl_module)
+
+
+def test_callback_the_trainer_does_not_know_says_that_it_records_nothing(
+    tmp_path: Path,
+) -> None:
+    with pytest.warns(
+        UserWarning, match="not among the Trainer's, so it records nothing"
+    ):
+        fit(tmp_path, Net(), Delegating())

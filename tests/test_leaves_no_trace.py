@@ -156,6 +156,17 @@ def test_every_end_of_a_fit_leaves_all_records_and_no_hook(
     assert read_run(tmp_path / "run").steps.tolist() == list(range(steps))
 
 
+def test_method_that_a_user_gave_the_plugin_is_still_there(tmp_path: Path) -> None:
+    calls: list[Any] = []
+    runner = trainer(tmp_path, GradGuard())
+    vars(runner.precision_plugin)["clip_gradients"] = own = lambda *_: calls.append(1)
+
+    runner.fit(Manual(lightning_clip))
+
+    assert vars(runner.precision_plugin)["clip_gradients"] is own
+    assert len(calls) == NUM_BATCHES
+
+
 def test_traces_are_found_in_mid_fit(tmp_path: Path) -> None:
     class Look(Callback):
         def on_train_batch_end(self, runner: Any, module: Any, *_: Any) -> None:

@@ -553,6 +553,21 @@ def test_module_without_an_optimizer_trains_and_is_not_recorded(tmp_path: Path) 
         trained(tmp_path, Untrained(), gradient_clip_val=None)
 
 
+class Tiny(Net):
+    """Has gradients whose squares underflow even in float64."""
+
+    @override
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        return self.loss(batch) * 1e-200
+
+
+def test_numpy_may_have_been_told_to_raise(tmp_path: Path) -> None:
+    with np.errstate(all="raise"):
+        records = trained(tmp_path, Tiny().double(), precision="64-true")
+
+    assert len(records.steps) == len(Net().batches())
+
+
 class Plugin(Precision):
     """Clips its own way."""
 
