@@ -1,14 +1,13 @@
 """One optimizer's gradients: measured at both moments, kept, and handed out as records."""
 
-import math
 from collections.abc import Callable
 from operator import is_
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradguard.alarm import Alarm
 from gradguard.buffer import Buffer
 from gradguard.clipper import Clipper
 from gradguard.columns import parameters_of
@@ -22,10 +21,6 @@ from gradguard.scaling import (
     unscaled,
 )
 from gradguard.trainer_clip import Known, hooked_by_others, known
-
-# A total this many times the recent median is written at once: should the process die,
-# it is the step one wants to see.
-_FAR_ABOVE_MEDIAN = 50.0
 
 
 class Ledger:
@@ -57,7 +52,10 @@ class Ledger:
         self._gate = gate
         parameters = self.columns.parameters
         self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
-        self._root = math.sqrt(len(parameters))
+        self._alarm = Alarm(len(parameters))
+        self._no_grad = (
+            torch.no_grad()
+        )  # one for all steps: making it costs as much again
         self._before: Tensor | None = None
         self._known: Known | None = None
         self._exact = False
@@ -65,8 +63,6 @@ class Ledger:
         self._last_step = -1
         self._lacks_loss = False
         self.due = False
-        self._median = np.inf
-        self._alarmed = False
 
     @property
     def outdated(self) -> bool:
@@ -125,7 +121,6 @@ class Ledger:
         self._keep_skipped()
         self._announced = step
 
-    @torch.no_grad()
     def see_update(self, step: int, loss: object) -> None:
         """Clip if asked to, and keep what was before and what is now.
 
@@ -139,26 +134,9 @@ class Ledger:
             NonFiniteGradientError: If the gate does.
         """
         self._announced = None
-        if self._knows(step):
-            return
-        gradients = self.columns.gradients(to_clip=bool(self._policies))
-        if not gradients:
-            self._before = None
-            if self._gate:
-                self._gate.is_bad()  # others may have some, and wait for us
-            return
-        if self._policies:
-            unscale_at_update(self._optimizer, gradients)
-        norms = gradients.norms() if self._policies else quick_norms(gradients)
-        if self._gate and self._gate.is_bad(*self._rows(norms)):
-            norms = gradients.norms(exact=True)  # float32 squares may have overflowed
-            if self._gate.is_bad(*self._rows(norms)):
-                self._refuse(self._gate, step, norms, loss)
-                return
-        before, after = self._rows(norms)
-        if self._policies:
-            after = self.clipper.clip_these(gradients, norms)
-        self._keep(step, before, after_unless_skipped(self._optimizer, after))
+        with self._no_grad:
+            if not self._knows(step):
+                self._take(step, loss)
 
     def see_scaled(self, coefficient: Callable[[Tensor], Tensor]) -> None:
         """Keep the announced update, of gradients scaled by a function of the norms."""
@@ -185,10 +163,31 @@ class Ledger:
             return None
         self.due = False
         records = self._buffer.drain(self.columns.names, self.columns.order)
-        healthy = records.total_before[np.isfinite(records.total_before)]
-        middle = len(healthy) // 2
-        self._median = float(np.sort(healthy)[middle]) if len(healthy) else np.inf
+        self._alarm.learn(records.total_before)
         return records
+
+    def _take(self, step: int, loss: object) -> None:
+        """Clip, measure and keep an update; see `see_update`."""
+        gradients = self.columns.gradients(to_clip=bool(self._policies))
+        if not gradients:
+            self._before = None
+            if self._gate:
+                self._gate.is_bad()  # others may have some, and wait for us
+            return
+        if self._policies:
+            unscale_at_update(self._optimizer, gradients)
+        norms = gradients.norms() if self._policies else quick_norms(gradients)
+        if self._gate and self._gate.is_bad(*self._rows(norms)):
+            norms = gradients.norms(exact=True)  # float32 squares may have overflowed
+            if self._gate.is_bad(*self._rows(norms)):
+                self._refuse(self._gate, step, norms, loss)
+                return
+        if self._policies:
+            before = self.columns.row(norms)
+            after = self.clipper.clip_these(gradients, norms)
+        else:
+            before, after = self._rows(norms)
+        self._keep(step, before, after_unless_skipped(self._optimizer, after))
 
     def _knows(self, step: int) -> bool:
         """Keep an update of gradients whose norms are known; return whether it is one."""
@@ -223,7 +222,7 @@ class Ledger:
         self._last_step = max(step, self._last_step + 1)
         self._buffer.put(self._last_step, before, after)
         self._lacks_loss = True
-        if self._buffer.full or self._rings_alarm(before, after):
+        if self._buffer.full or self._alarm.rings(before, after):
             self.due = True
 
     def _keep_skipped(self) -> None:
@@ -237,21 +236,3 @@ class Ledger:
         if before is None:
             return
         self._keep(step, before, torch.full_like(before, MISSING))
-
-    def _rings_alarm(self, before: Tensor, after: Tensor) -> bool:
-        """Whether a step is the first of an excess; False where looking syncs."""
-        if not before.is_cpu:
-            return False
-        norms, limit = before.numpy(), _FAR_ABOVE_MEDIAN * self._median
-        # No total exceeds sqrt(P) times the largest norm, which is found at once.
-        if norms[norms.argmax()].item() * self._root < limit:
-            self._alarmed = False
-            return False
-        norms = norms.astype(np.float64)  # whose squares cannot overflow
-        with np.errstate(all="ignore"):
-            total = np.linalg.norm(norms[~(norms < 0)])  # NaN is not below zero
-        skipped = (after.numpy() == MISSING).all()
-        alarmed = not skipped and not total < limit
-        rings = alarmed and not self._alarmed
-        self._alarmed = alarmed
-        return bool(rings)

@@ -46,9 +46,10 @@ HOUSE = {
     "nonfinite": ("torch", "errors columns culprits"),
     "dump": ("numpy torch", "columns culprits"),
     "trainer_clip": ("torch", "norms clipping moments scaling"),
+    "alarm": ("numpy torch", "record"),
     "ledger": (
-        "numpy torch",
-        "norms flat_norms record buffer columns scaling clipper nonfinite trainer_clip",
+        "torch",
+        "alarm norms flat_norms record buffer columns scaling clipper nonfinite trainer_clip",
     ),
     "cautions": ("", "clipping moments columns"),
     "deepspeed": ("torch", "clipping columns ledger norms sharding"),
