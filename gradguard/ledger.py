@@ -53,9 +53,8 @@ class Ledger:
         parameters = self.columns.parameters
         self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
         self._alarm = Alarm(len(parameters))
-        self._no_grad = (
-            torch.no_grad()
-        )  # one for all steps: making it costs as much again
+        # One for all steps: making it costs as much again.
+        self._no_grad = torch.no_grad()
         self._before: Tensor | None = None
         self._known: Known | None = None
         self._exact = False

@@ -113,15 +113,15 @@ def at_clip_call(
             True it has clipped, and the method is not called.
     """
     plugin = trainer.precision_plugin
-    before = vars(plugin).get("clip_gradients")
+    given = vars(plugin).get("clip_gradients")
     call = plugin.clip_gradients = _ClipCall(plugin, act)
 
     def undo() -> None:
         call.act = None  # whoever has wrapped it meanwhile keeps the method
         if vars(plugin).get("clip_gradients") is call:
             del plugin.clip_gradients
-            if before is not None:
-                plugin.clip_gradients = before
+            if given is not None:
+                plugin.clip_gradients = given
 
     return undo
 

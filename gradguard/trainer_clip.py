@@ -37,8 +37,8 @@ def nothing_else_clips(trainer: Any, module: Any, callback: object) -> bool:
         *((trainer.precision_plugin, hook) for hook in ("optimizer_step", *clip)),
     )
     overridden = any(overrides(*hook) for hook in hooks)
-    home = torch.nn.utils.clip_grad_norm_.__globals__["__name__"]
-    replaced = home != "torch.nn.utils.clip_grad"
+    home = getattr(torch.nn.utils.clip_grad_norm_, "__globals__", {})
+    replaced = home.get("__name__") != "torch.nn.utils.clip_grad"
     return not (uses_scaler(trainer) or overridden or replaced)
 
 

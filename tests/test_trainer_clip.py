@@ -272,6 +272,10 @@ def replace_torchs(_: Trainer) -> None:
     vars(torch.nn.utils)["clip_grad_norm_"] = halved
 
 
+def replace_by_an_object(_: Trainer) -> None:
+    vars(torch.nn.utils)["clip_grad_norm_"] = partial(halved)
+
+
 def replace_plugins(trainer: Trainer) -> None:
     plugin = trainer.precision_plugin
     clip = type(plugin).clip_grad_by_norm
@@ -281,7 +285,9 @@ def replace_plugins(trainer: Trainer) -> None:
 
 
 @pytest.mark.parametrize("moment", ["setup", "on_train_start", "on_train_epoch_start"])
-@pytest.mark.parametrize("replace", [replace_torchs, replace_plugins])
+@pytest.mark.parametrize(
+    "replace", [replace_torchs, replace_by_an_object, replace_plugins]
+)
 def test_whoever_replaces_the_clip_is_observed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -465,10 +471,13 @@ class Noisy(Net):
             loss = closure()
             for parameter in self.parameters():
                 assert parameter.grad is not None
-                parameter.grad += 1
+                self.change(parameter.grad)
             return loss
 
         return args, {**kwargs, "closure": noisy}
+
+    def change(self, gradient: Tensor) -> None:
+        gradient += 1
 
 
 def test_gradients_touched_after_the_clip_are_measured(tmp_path: Path) -> None:
@@ -482,17 +491,8 @@ class NoisyUnseen(Noisy):
     """Changes the numbers past the count of changes that tensors keep."""
 
     @override
-    def add(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        closure = kwargs["closure"]
-
-        def noisy() -> Any:
-            loss = closure()
-            for parameter in self.parameters():
-                assert parameter.grad is not None
-                parameter.grad.data.add_(1)
-            return loss
-
-        return args, {**kwargs, "closure": noisy}
+    def change(self, gradient: Tensor) -> None:
+        gradient.data.add_(1)
 
 
 def test_gradients_of_an_optimizer_others_have_hooked_are_measured(
