@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradguard.experiment import run
+from gradguard.experiments.resolve import resolve
+from gradguard.experiments.run import run
 from gradguard.health.diagnosis import diagnose
-from gradguard.recording import Recording
-from gradguard.settings import resolve
+from gradguard.records.recording import Recording
 from gradguard.tensorboard.reader import read_recordings
 
 

@@ -24,10 +24,10 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor, nn
 
 from gradguard import ClipNorm
-from gradguard.clipper import Clipper
-from gradguard.columns import Columns
-from gradguard.ledger import Ledger
-from gradguard.sharding import Shards
+from gradguard.clipping.clipper import Clipper
+from gradguard.fit.ledger import Ledger
+from gradguard.gradients.columns import Columns
+from gradguard.gradients.sharding import Shards
 from gradguard.tensorboard.reader import read_run
 from gradguard.tensorboard.tags import Schema
 from gradguard.tensorboard.writer import EventWriter, interval_scalars
@@ -117,8 +117,8 @@ def _resident() -> int:
 
 def _board_seconds(logs: Path) -> dict[str, float]:
     """Return how long TensorBoard takes from its start until the page shows the run."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    from board import board  # noqa: PLC0415 (the tests' own way to start one)
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from tests.support.board import board  # noqa: PLC0415 (the tests' own way to start one)
 
     taken = {}
     for loader in ("true", "false"):

@@ -10,7 +10,7 @@ app = typer.Typer(invoke_without_command=True)
 @app.callback()
 def configs(context: typer.Context) -> None:
     """List the bundled experiments, a line each."""
-    from gradguard.settings import bundled
+    from gradguard.experiments.resolve import bundled
 
     if context.invoked_subcommand is None:
         texts = bundled()
@@ -24,6 +24,6 @@ def show(
     name: Annotated[str, typer.Argument(help="As listed by `gradguard configs`.")],
 ) -> None:
     """Print one of them."""
-    from gradguard.settings import bundled_text
+    from gradguard.experiments.resolve import bundled_text
 
     typer.echo(bundled_text(name), nl=False)

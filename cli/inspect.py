@@ -45,8 +45,8 @@ def inspect(
 
     Nothing is trained: this is what the initialisation alone makes of gradients.
     """
+    from gradguard.experiments.resolve import resolve
     from gradguard.inspection.command import Wanted, inspect
-    from gradguard.settings import resolve
 
     wanted = Wanted(as_json=as_json, figure=figure)
     if module is None:

@@ -145,7 +145,7 @@ def train(
     """
     from rich.console import Console
 
-    from gradguard.settings import clip_list, resolve
+    from gradguard.experiments.resolve import clip_list, resolve
 
     shorthands = {
         "trainer.accelerator": accelerator,
@@ -182,8 +182,8 @@ def train(
         },
     )
     # torch takes seconds to import; a wrong name is told before.
-    from gradguard.experiment import run
-    from gradguard.summary import show
+    from gradguard.cli.summary import show
+    from gradguard.experiments.run import run
 
     outcome = run(experiment, resume=resume)
     if outcome is not None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradguard import GradGuard
-from gradguard.dump import set_rng_state
+from gradguard.guard.dump import set_rng_state
 
 
 class LogModel(LightningModule):

@@ -8,28 +8,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradguard.adaptive import AutoClip as AutoClip
-    from gradguard.adaptive import ZClip as ZClip
-    from gradguard.agc import AdaptiveClip as AdaptiveClip
-    from gradguard.by_name import ByName as ByName
     from gradguard.callback import GradGuard as GradGuard
-    from gradguard.clipper import Clipper as Clipper
-    from gradguard.clipping import ClipNorm as ClipNorm
-    from gradguard.clipping import ClipValue as ClipValue
+    from gradguard.clipping.agc import AdaptiveClip as AdaptiveClip
+    from gradguard.clipping.by_name import ByName as ByName
+    from gradguard.clipping.clipper import Clipper as Clipper
+    from gradguard.clipping.learned import AutoClip as AutoClip
+    from gradguard.clipping.learned import ZClip as ZClip
+    from gradguard.clipping.policy import ClipNorm as ClipNorm
+    from gradguard.clipping.policy import ClipValue as ClipValue
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AdaptiveClip": "gradguard.agc",
-    "AutoClip": "gradguard.adaptive",
-    "ByName": "gradguard.by_name",
-    "ClipNorm": "gradguard.clipping",
-    "ClipValue": "gradguard.clipping",
-    "Clipper": "gradguard.clipper",
+    "AdaptiveClip": "gradguard.clipping.agc",
+    "AutoClip": "gradguard.clipping.learned",
+    "ByName": "gradguard.clipping.by_name",
+    "ClipNorm": "gradguard.clipping.policy",
+    "ClipValue": "gradguard.clipping.policy",
+    "Clipper": "gradguard.clipping.clipper",
     "NonFiniteGradientError": "gradguard.errors",
     "GradGuard": "gradguard.callback",
-    "ZClip": "gradguard.adaptive",
+    "ZClip": "gradguard.clipping.learned",
 }
 
 __all__ = [

@@ -9,13 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from gradguard.cautions import unlisted
-from gradguard.clipping import Clip, State, in_order, in_words
-from gradguard.idle import HOOKS
-from gradguard.moments import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
-from gradguard.nonfinite import Action, OnNonFinite
-from gradguard.recorder import Recorder
-from gradguard.watch import Watch
+from gradguard.clipping.policy import Clip, State, in_order, in_words
+from gradguard.fit.cautions import unlisted
+from gradguard.fit.loggers import Recorder
+from gradguard.fit.watch import Watch
+from gradguard.guard.gate import Action, OnNonFinite
+from gradguard.hooks.idle import HOOKS
+from gradguard.hooks.moment import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
 
 _CHECKPOINT_KEY = "gradguard"
 
@@ -58,7 +58,7 @@ class GradGuard(Callback):
     `gradguard/steps/<hash>`         tensor `[K]`: optimizer steps completed before
     `gradguard/loss/<hash>`          tensor `[K]`: loss of the step's last batch
     `gradguard/epochs/<hash>`        with `layer_statistics`: tensor `[E, P, 6]`, what
-                                     `gradguard.recording.Epochs` holds
+                                     `gradguard.records.recording.Epochs` holds
     `gradguard/epoch_numbers/<hash>` tensor `[E]`: -1 before training, then 0, 1, ...
     `gradients/<parameter>`          a norm at the last step, in the runs `before` and
                                      `after` below the run, up to `max_scalars`

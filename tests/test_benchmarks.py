@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+from tests.support import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 # Twice the bars of 1.02 where gradguard clips and 1.03 where Lightning does: noise.
 OWN, OBSERVED = 1.04, 1.06
 TRIES = 3

@@ -7,83 +7,31 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.utils.data import DataLoader, TensorDataset
 
 from gradguard import ClipNorm, ClipValue, GradGuard
-from gradguard.record import Records
+from gradguard.records.records import Records
 from gradguard.tensorboard.reader import read_run
-
-Optimizers = Callable[[Any], torch.optim.Optimizer]
-
-
-class Net(LightningModule):
-    """Two layers, one of them frozen, and a parameter the loss does not know."""
-
-    def __init__(self, num_batches: int = 20, optimizer: Optimizers | None = None):
-        super().__init__()
-        self.first = nn.Linear(4, 8)
-        self.second = nn.Linear(8, 1)
-        self.frozen = nn.Linear(1, 1).requires_grad_(False)
-        self.unused = nn.Parameter(torch.zeros(2))
-        self.num_batches = num_batches
-        self.optimizer = optimizer or (lambda p: torch.optim.SGD(p, 0.01, 0.9))
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        (x,) = batch
-        y: Tensor = self.frozen(self.second(self.first(x).tanh()))
-        return 3 * y.square().mean()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.parameters())
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        data = torch.randn(2 * self.num_batches, 4, generator=torch.manual_seed(1))
-        return DataLoader(TensorDataset(data), batch_size=2)
-
-
-def trainer(path: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    quiet = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "log_every_n_steps": 5,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "logger": TensorBoardLogger(path, name=None, version="run"),
-    }
-    return Trainer(callbacks=list(callbacks), **{**quiet, **options})
-
-
-def fit(
-    path: Path, *callbacks: Callback, model: Net | None = None, **options: Any
-) -> Net:
-    seed_everything(7, verbose=False)
-    model = copy.deepcopy(model) if model else Net()
-    trainer(path, *callbacks, **options).fit(model)
-    return model
-
-
-def weights(model: Net) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def events(path: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(path), {"tensors": 0, "scalars": 0})
-    accumulator.Reload()
-    return accumulator
+from tests.support.processes import ENVIRONMENT
+from tests.support.trainers import (
+    Failing,
+    Net,
+    Optimizers,
+    events,
+    fit,
+    trainer,
+    weights,
+)
 
 
 class Oracle(Callback):
@@ -314,13 +262,6 @@ def test_an_exceptional_step_is_written_at_once(tmp_path: Path) -> None:
     assert [point.step for point in points] == [4, 9, 13, 17, 19]
 
 
-class Failing(Net):
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        if batch_idx == 12:
-            raise RuntimeError("no more batches")
-        return super().training_step(batch, batch_idx)
-
-
 def test_an_exception_leaves_every_step_on_disk_and_no_hook(tmp_path: Path) -> None:
     model, guard = Failing(), GradGuard()
     runner = trainer(tmp_path, guard, log_every_n_steps=20)
@@ -350,10 +291,10 @@ def test_a_checkpoint_leaves_every_step_on_disk(tmp_path: Path) -> None:
 def test_a_killed_process_loses_at_most_one_buffer(tmp_path: Path) -> None:
     script = f"""
         import os, signal, sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
         from pathlib import Path
         from lightning.pytorch import Callback
-        from test_callback import GradGuard, Net, fit
+        from tests.support.trainers import fit
+        from gradguard import GradGuard
 
         class Kill(Callback):
             def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
@@ -363,7 +304,9 @@ def test_a_killed_process_loses_at_most_one_buffer(tmp_path: Path) -> None:
         fit(Path({str(tmp_path)!r}), GradGuard(), Kill())
     """
 
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], check=False, env=ENVIRONMENT
+    )
 
     assert done.returncode == -signal.SIGKILL
     assert len(read_run(tmp_path / "run").steps) >= 17 - 2 * 5

@@ -2,18 +2,18 @@
 
 import re
 import shlex
-from pathlib import Path
 from typing import get_args
 
 import pytest
 import typer
 
 from gradguard.cli import app
+from gradguard.experiments.resolve import bundled
 from gradguard.health.finding import Kind
 from gradguard.reproduction.studies import STUDIES
-from gradguard.settings import bundled
+from tests.support import ROOT
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 TEXT = (DOCS / "checklist.md").read_text()
 ROWS = re.findall(r"^\| (\d+) \|.*\| (.*) \|$", TEXT, re.MULTILINE)
 ANSWERS = dict.fromkeys(

@@ -20,12 +20,12 @@ from gradguard import (
     GradGuard,
     ZClip,
 )
-from gradguard.clipper import Clipper
-from gradguard.clipping import Policy
-from gradguard.columns import Columns
+from gradguard.clipping.clipper import Clipper
+from gradguard.clipping.policy import Policy
 from gradguard.data.batches import Batches
-from gradguard.ledger import Ledger
-from gradguard.sharding import Shards
+from gradguard.fit.ledger import Ledger
+from gradguard.gradients.columns import Columns
+from gradguard.gradients.sharding import Shards
 from gradguard.tensorboard.reader import read_run
 
 pytestmark = pytest.mark.skipif(

@@ -12,102 +12,50 @@ from pathlib import Path
 import pytest
 
 import gradguard
-
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
 
 # The house from the ground up: of what packages, beside the standard library, and of what
-# else in gradguard each file or folder is made. A row may name only rows above it.
+# else in gradguard each folder, and each file beside them, is made. A row may name only rows above it.
 HOUSE = {
     "errors": ("", ""),
     "configs": ("", ""),
-    "norms": ("numpy torch", ""),
-    "flat_norms": ("numpy torch", "norms"),
-    "clipping": ("numpy torch", "norms"),
-    "adaptive": ("torch", "norms clipping"),
-    "agc": ("torch", "norms clipping"),
-    "by_name": ("torch", "norms clipping"),
-    "moments": ("torch", ""),
-    "idle": ("", "moments"),
-    "record": ("numpy", ""),
-    "recording": ("numpy", "record"),
-    "health": ("numpy", "record recording"),
-    "buffer": ("numpy torch", "record"),
-    "tensorboard": (
-        "google numpy tensorboard werkzeug",
-        "record recording health",
-    ),
-    "recorder": ("torch", "record recording tensorboard"),
-    "sharding": ("torch", "record"),
-    "columns": ("torch", "norms record sharding"),
-    "scaling": ("torch", "norms record"),
-    "epochs": ("numpy torch", "norms recording sharding columns scaling"),
-    "clipper": ("torch", "norms clipping by_name record sharding columns"),
-    "culprits": ("torch", "norms sharding"),
-    "nonfinite": ("torch", "errors columns culprits"),
-    "dump": ("numpy torch", "columns culprits"),
-    "trainer_clip": ("torch", "norms clipping moments scaling"),
-    "alarm": ("numpy torch", "record"),
-    "ledger": (
-        "torch",
-        "alarm norms flat_norms record buffer columns scaling clipper nonfinite trainer_clip",
-    ),
-    "cautions": ("", "clipping moments columns"),
-    "deepspeed": ("torch", "clipping columns ledger norms sharding"),
-    "books": (
-        "numpy torch",
-        "clipping by_name tensorboard recorder sharding columns scaling clipper "
-        "nonfinite epochs ledger cautions",
-    ),
-    "watch": (
-        "torch",
-        "clipping moments recorder columns scaling nonfinite dump idle trainer_clip "
-        "cautions deepspeed books",
-    ),
-    "callback": (
-        "lightning torch",
-        "cautions clipping idle moments recorder nonfinite watch",
-    ),
-    "attach": ("", "clipping callback"),
-    "__init__": ("", "errors clipping adaptive agc by_name clipper callback"),
+    "records": ("numpy", ""),
     "models": ("lightning torch torchmetrics", ""),
     "data": ("lightning numpy sklearn torch", ""),
-    "mistakes": ("pydantic pydantic_core", ""),
-    "config": ("lightning pydantic", "errors mistakes"),
-    "settings": ("yaml", "errors mistakes config"),
-    "preflight": ("lightning torch", "errors"),
-    "progress": ("lightning", ""),
-    "units": ("torch", ""),
-    "quiet": ("lightning", ""),
-    "parts": (
-        "lightning",
-        "errors clipping adaptive agc by_name models data config",
+    "gradients": ("numpy torch", "records"),
+    "health": ("numpy", "records"),
+    "output": ("", "errors"),
+    "clipping": ("numpy torch", "records gradients"),
+    "guard": ("numpy torch", "errors gradients"),
+    "tensorboard": ("google numpy tensorboard werkzeug", "records health"),
+    "hooks": ("torch", "gradients clipping"),
+    "fit": (
+        "numpy torch",
+        "records gradients clipping guard tensorboard hooks",
     ),
-    "experiment": (
-        "lightning numpy",
-        "errors clipping record recording tensorboard callback config settings preflight "
-        "progress units quiet parts",
+    "callback": ("lightning torch", "clipping guard hooks fit"),
+    "attach": ("", "clipping callback"),
+    "__init__": ("", "errors clipping callback"),
+    "experiments": (
+        "lightning numpy pydantic pydantic_core torch yaml",
+        "errors records models data clipping tensorboard callback",
     ),
     "report": (
         "matplotlib numpy pydantic rich",
-        "errors record recording health tensorboard config settings",
+        "errors records health output tensorboard experiments",
     ),
-    "summary": ("numpy rich", "health record experiment report"),
-    "sweep": (
-        "matplotlib rich torch",
-        "errors config settings preflight units parts experiment report",
-    ),
+    "sweep": ("matplotlib rich torch", "errors output experiments report"),
     "inspection": (
         "lightning matplotlib rich torch",
-        "errors config settings quiet parts experiment report sweep",
+        "errors output experiments report sweep",
     ),
     "reproduction": (
         "lightning matplotlib numpy rich torch",
-        "errors clipping record recording tensorboard clipper data mistakes settings "
-        "parts experiment health sweep",
+        "errors records data health clipping tensorboard experiments sweep",
     ),
     "cli": (
-        "rich typer",
-        "errors settings experiment summary report sweep reproduction inspection",
+        "numpy rich typer",
+        "errors records health experiments report sweep inspection reproduction",
     ),
     "__main__": ("", "cli"),
 }
@@ -163,14 +111,14 @@ def test_file_imports_only_what_its_row_allows(file: Path) -> None:
         ("import lightning.pytorch", "lightning.pytorch"),
         ("from gradguard import callback", "gradguard.callback"),
         (
-            "def f():\n    from gradguard.ledger import Ledger",
-            "gradguard.ledger.Ledger",
+            "def f():\n    from gradguard.fit.ledger import Ledger",
+            "gradguard.fit.ledger.Ledger",
         ),
     ],
     ids=["third party", "upwards", "inside a function"],
 )
 def test_trespass_is_found(source: str, found: str) -> None:
-    assert trespasses(source, "norms") == {found}
+    assert trespasses(source, "gradients") == {found}
 
 
 def test_house_points_down() -> None:
@@ -218,7 +166,7 @@ def test_public_name_resolves_and_is_listed(name: str) -> None:
 
 
 def test_public_name_is_the_object_of_its_home() -> None:
-    home = import_module("gradguard.clipping")
+    home = import_module("gradguard.clipping.policy")
 
     assert gradguard.ClipNorm is home.ClipNorm
 

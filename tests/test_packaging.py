@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import gradguard
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent
 INSTALLED_AS = {
     "gradguard": "gradguard",
     "cli": "gradguard/cli",

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from gradguard.health.finding import Finding, Kind
 from gradguard.health.steps import updates
 from gradguard.health.words import share
-from gradguard.record import Records
-from gradguard.recording import Recording
+from gradguard.records.recording import Recording
+from gradguard.records.records import Records
 
 # What a clip that does its work prevents. That a gradient became NaN may have other
 # causes, which no clip prevents; where there is none, it is the first thing to try.

@@ -5,7 +5,7 @@ import numpy as np
 from gradguard.health.finding import Finding, Severity
 from gradguard.health.steps import finite, only, sample, usual
 from gradguard.health.words import chosen, named
-from gradguard.record import Flags, Records
+from gradguard.records.records import Flags, Records
 
 # A parameter's share of the total, late over largest. Unclipped SRNs: at most 1e-5 for
 # W, U, b and the embedding, in every seed; healthy and cured runs: at least 1e-2.

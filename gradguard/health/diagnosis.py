@@ -7,7 +7,7 @@ from gradguard.health.finding import Finding
 from gradguard.health.nonfinite import exploded, nonfinite_loss, overflow, refused
 from gradguard.health.parameters import parameter_findings
 from gradguard.health.vanishing import exploding_at_init, vanishing
-from gradguard.recording import Recording
+from gradguard.records.recording import Recording
 
 _RULES = (
     exploded,

@@ -5,7 +5,7 @@ import numpy as np
 from gradguard.health.finding import Finding
 from gradguard.health.steps import only, updates
 from gradguard.health.words import share
-from gradguard.record import Doubles, Flags, Records
+from gradguard.records.records import Doubles, Flags, Records
 
 # An explosion is a total that rises three updates running, to ten times the largest
 # total before them. The sources' own signs, doubling three times running or 50 times the

@@ -5,7 +5,7 @@ import numpy as np
 from gradguard.health.finding import Finding
 from gradguard.health.steps import updates
 from gradguard.health.words import chosen, named, share
-from gradguard.record import Records
+from gradguard.records.records import Records
 
 # An explosion shows in one of this many updates before, by this much over the median;
 # fewer updates cannot tell.

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradguard.health.finding import Finding, Kind
 from gradguard.health.words import chosen, named
-from gradguard.recording import Recording
+from gradguard.records.recording import Recording
 
 # How records call a parameter that the optimizer holds and the model does not name.
 _FOREIGN = "unnamed."

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.record import Flags, Floats, Records
+from gradguard.records.records import Flags, Floats, Records
 
 # Steps that a median over steps is taken from: enough for two digits, and few enough
 # for 20,000 parameters.

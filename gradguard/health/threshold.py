@@ -7,8 +7,8 @@ import numpy as np
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Finding, Kind
 from gradguard.health.steps import updates
-from gradguard.record import LARGEST_FLOAT32_NORM, Doubles
-from gradguard.recording import Recording
+from gradguard.records.recording import Recording
+from gradguard.records.records import LARGEST_FLOAT32_NORM, Doubles
 
 # Of the first total. In both bundled systems that explode the best threshold is there:
 # 2 to 5 of 459 in the MLP, 1 of 94 in the SRN; at the first total itself neither learns.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gradguard.health.finding import Finding
 from gradguard.health.steps import finite, sample, usual
-from gradguard.record import Floats, Records
+from gradguard.records.records import Floats, Records
 
 # Weights it takes to speak of depth.
 _LAYERS = 4

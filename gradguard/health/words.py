@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.record import Records
+from gradguard.records.records import Records
 
 
 def named(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from gradguard.inspection.layers import Inspection
 from gradguard.inspection.table import as_json, show
-from gradguard.report.files import PICTURES, writable
+from gradguard.output import PICTURES, writable
 
 
 class Wanted(NamedTuple):

@@ -11,9 +11,9 @@ from lightning.pytorch import LightningModule, seed_everything
 from torch import nn
 
 from gradguard.errors import ConfigError
+from gradguard.experiments.resolve import parse
 from gradguard.inspection.layers import Inspection
 from gradguard.inspection.passes import by_example, by_trainer
-from gradguard.settings import parse
 
 _SEEDS = 2**32  # as many as numpy takes
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from gradguard.errors import ConfigError
+from gradguard.experiments.quiet import quiet
 from gradguard.inspection.backward import Observer
 from gradguard.inspection.layers import Inspection
-from gradguard.quiet import quiet
 
 
 def by_trainer(module: Any, batches: Any, *, subject: str, rows: str) -> Inspection:

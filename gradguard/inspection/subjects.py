@@ -2,10 +2,10 @@
 
 from lightning.pytorch import seed_everything
 
-from gradguard.config import Experiment
+from gradguard.experiments.build import build
+from gradguard.experiments.config import Experiment
 from gradguard.inspection.layers import Inspection
 from gradguard.inspection.passes import by_trainer
-from gradguard.parts import build
 
 
 def inspect_experiment(experiment: Experiment, *, full_batch: bool) -> Inspection:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from gradguard.output import PICTURES, writable
 from gradguard.report.document import document
-from gradguard.report.files import PICTURES, writable
 from gradguard.report.runs import Found, find_runs
 from gradguard.report.table import show
 from gradguard.report.view import View, view

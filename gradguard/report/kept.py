@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from gradguard.config import Experiment
 from gradguard.errors import ConfigError
-from gradguard.settings import parse
+from gradguard.experiments.config import Experiment
+from gradguard.experiments.resolve import parse
 
 # The rest says nothing of clipping, and its rules would import the model.
 _SECTIONS = ("name", "clip")

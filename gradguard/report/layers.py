@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradguard.record import Floats
-from gradguard.recording import Recording
+from gradguard.records.recording import Recording
+from gradguard.records.records import Floats
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.record import Records
-from gradguard.recording import Epochs, Recording
+from gradguard.records.recording import Epochs, Recording
+from gradguard.records.records import Records
 from gradguard.report.layers import layers
 from gradguard.report.panel import INK, PALETTE, VERMILLION, Line, Panel, Style
 from gradguard.report.runs import Run

@@ -15,7 +15,7 @@ from gradguard.errors import ConfigError
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Finding
 from gradguard.health.threshold import Suggestion, suggest
-from gradguard.recording import Recording
+from gradguard.records.recording import Recording
 from gradguard.report.kept import Kept, kept
 from gradguard.tensorboard.reader import DamagedFileError, read_recordings
 from gradguard.tensorboard.tags import AFTER_RUN, BEFORE_RUN

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradguard.errors import ConfigError
-from gradguard.recording import Recording
+from gradguard.records.recording import Recording
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from gradguard.experiment import Outcome
-from gradguard.parts import build
-from gradguard.record import Records
-from gradguard.recording import Recording
+from gradguard.experiments.build import build
+from gradguard.experiments.run import Outcome
+from gradguard.records.recording import Recording
+from gradguard.records.records import Records
 
 _LATE = slice(20, None)  # steps after which an unclipped SRN has collapsed
 _EARLY = slice(40)  # steps that the source plots of it

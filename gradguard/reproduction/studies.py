@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from gradguard.errors import ConfigError
-from gradguard.mistakes import nearest
-from gradguard.reproduction.arithmetic import ARITHMETIC_STUDIES
-from gradguard.reproduction.circles import CIRCLES_STUDIES
-from gradguard.reproduction.depth import DEPTH_STUDIES
-from gradguard.reproduction.mlp import MLP_STUDIES
-from gradguard.reproduction.srn import SRN_STUDIES
+from gradguard.experiments.mistakes import nearest
+from gradguard.reproduction.claims.arithmetic import ARITHMETIC_STUDIES
+from gradguard.reproduction.claims.circles import CIRCLES_STUDIES
+from gradguard.reproduction.claims.depth import DEPTH_STUDIES
+from gradguard.reproduction.claims.mlp import MLP_STUDIES
+from gradguard.reproduction.claims.srn import SRN_STUDIES
+from gradguard.reproduction.claims.thresholds import THRESHOLD_STUDIES
 from gradguard.reproduction.study import Study
-from gradguard.reproduction.thresholds import THRESHOLD_STUDIES
 
 STUDIES = {
     study.name: study

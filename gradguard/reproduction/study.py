@@ -7,8 +7,8 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from gradguard.health.finding import Finding
-from gradguard.recording import Recording
-from gradguard.reproduction.documents import Document
+from gradguard.records.recording import Recording
+from gradguard.reproduction.claims.documents import Document
 
 if TYPE_CHECKING:  # a list of names needs no pictures
     from matplotlib.figure import Figure

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, seed_everything
 
-from gradguard.experiment import run
+from gradguard.experiments.build import Data, build
+from gradguard.experiments.resolve import resolve
+from gradguard.experiments.run import run
 from gradguard.health.diagnosis import diagnose
-from gradguard.parts import Data, build
-from gradguard.record import Records
-from gradguard.recording import Recording
+from gradguard.records.recording import Recording
+from gradguard.records.records import Records
 from gradguard.reproduction import measure
 from gradguard.reproduction.study import Run, Trial
-from gradguard.settings import resolve
 from gradguard.tensorboard.reader import read_recordings
 
 # Neither changes a number: fewer, larger writes take half the time.

@@ -7,8 +7,8 @@ from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from gradguard.experiments.workers import each
 from gradguard.reproduction.study import Run, Study, Trial
-from gradguard.sweep.workers import each
 
 
 class Task(NamedTuple):

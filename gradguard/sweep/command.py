@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from gradguard.errors import ConfigError
-from gradguard.report.files import PICTURES, writable
+from gradguard.output import PICTURES, writable
 from gradguard.sweep.cells import varied
 from gradguard.sweep.grid import Cell
 from gradguard.sweep.runner import run_cells

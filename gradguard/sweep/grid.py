@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from gradguard.config import Experiment
 from gradguard.errors import ConfigError
-from gradguard.settings import clip_list, parse, resolve
+from gradguard.experiments.config import Experiment
+from gradguard.experiments.resolve import clip_list, parse, resolve
 from gradguard.sweep.results import path
 
 

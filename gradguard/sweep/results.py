@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gradguard.config import Experiment
+from gradguard.experiments.config import Experiment
 
 # Raised when a result means something else than before: those on disk are run again.
 _FORMAT = 1
@@ -21,7 +21,7 @@ class Result:
     Attributes:
         train: Final metrics by name over the training set; NaN if the run diverged.
         test: The same over the test set.
-        units: Share of stuck hidden units, see `gradguard.units.stuck_units`.
+        units: Share of stuck hidden units, see `gradguard.experiments.hidden_units.stuck_units`.
         clip_fraction: Share of the steps on which the clip fired, 0 to 1.
         steps: Optimizer steps.
         first_nonfinite_loss: First step whose loss was NaN or Inf; None if none was.

@@ -10,15 +10,15 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from gradguard.config import Experiment
 from gradguard.errors import ConfigError, Interrupted
-from gradguard.parts import build
-from gradguard.preflight import require_writable
+from gradguard.experiments.build import build
+from gradguard.experiments.config import Experiment
+from gradguard.experiments.resume import require_writable
+from gradguard.experiments.workers import each
 from gradguard.sweep.cells import Summary
 from gradguard.sweep.grid import Cell
 from gradguard.sweep.results import Result, load, save
 from gradguard.sweep.training import train
-from gradguard.sweep.workers import each
 
 
 @dataclass(frozen=True)

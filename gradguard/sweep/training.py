@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from gradguard.config import Experiment, validate
 from gradguard.errors import NonFiniteGradientError
-from gradguard.experiment import run
+from gradguard.experiments.config import Experiment, validate
+from gradguard.experiments.run import run
 from gradguard.sweep.results import Result, path
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.record import MISSING, Floats, Records, from_stored
-from gradguard.recording import ClipInForce, Epochs, Recording
+from gradguard.records.recording import ClipInForce, Epochs, Recording
+from gradguard.records.records import MISSING, Floats, Records, from_stored
 from gradguard.tensorboard.tags import Schema
 
 
@@ -34,7 +34,7 @@ class EpochWrite(NamedTuple):
     Attributes:
         schema: What the columns mean.
         epochs: -1 before training, then 0, 1, ..., `[E]`.
-        values: `[E, P, 6]`, in the order of `gradguard.recording.STATISTICS`.
+        values: `[E, P, 6]`, in the order of `gradguard.records.recording.STATISTICS`.
     """
 
     schema: Schema

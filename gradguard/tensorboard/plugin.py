@@ -21,6 +21,6 @@ class GradientsLoader(TBLoader):  # type: ignore[misc]  # tensorboard ships no t
 
     def load(self, context: TBContext) -> TBPlugin:
         """Return the page; if it cannot be loaded, TensorBoard does without."""
-        from gradguard.tensorboard.page import GradientsPage  # noqa: PLC0415 (see above)
+        from gradguard.tensorboard.page.app import GradientsPage  # noqa: PLC0415 (see above)
 
         return GradientsPage(context)

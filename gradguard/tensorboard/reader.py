@@ -13,8 +13,8 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_INT64
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-from gradguard.record import Records
-from gradguard.recording import STATISTICS, Recording
+from gradguard.records.recording import STATISTICS, Recording
+from gradguard.records.records import Records
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.join import EpochWrite, Write, join
 from gradguard.tensorboard.tags import Schema

@@ -18,8 +18,8 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT64
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from gradguard.record import Records, to_stored
-from gradguard.recording import Epochs
+from gradguard.records.recording import Epochs
+from gradguard.records.records import Records, to_stored
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.tags import Schema
 

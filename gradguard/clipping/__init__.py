@@ -1,0 +1,1 @@
+"""Clipping policies: values that shrink gradients in place and say by how much."""

@@ -1,0 +1,1 @@
+"""What `gradguard train` runs: settings, and the run they describe."""

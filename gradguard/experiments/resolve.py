@@ -1,0 +1,233 @@
+"""Where settings come from: the model's config, another config, assignments, flags."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gradguard.errors import ConfigError
+from gradguard.experiments.config import MODELS, Experiment, validate
+from gradguard.experiments.mistakes import nearest
+
+Settings = dict[str, Any]
+
+
+def resolve(
+    *,
+    config: str | None = None,
+    assignments: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> Experiment:
+    """Return the experiment that all layers together describe.
+
+    Later layers win, key by key: the bundled config of the model, `config`, the
+    assignments in their order, `values`.
+
+    Args:
+        config: Name of a bundled config, or path of a YAML file.
+        assignments: Texts like "model.depth=30", the right side in YAML.
+        values: Values by dotted name; None stands for "not given".
+
+    Raises:
+        ConfigError: If a layer cannot be read, or together they are no experiment.
+    """
+    given = [_assignment(text) for text in assignments]
+    given += [
+        _nested(key, value)
+        for key, value in (values or {}).items()
+        if value is not None
+    ]
+    asked = reduce(_merged, given, _read(config) if config else {})
+    model = _model_name(asked)
+    unnamed = {"name": Path(config).stem if config else model}
+    return validate(reduce(_merged, [unnamed, _read(model), asked]), model=model)
+
+
+def clip_list(
+    norm: str | None,
+    value: str | None,
+    *,
+    order: str | None,
+    per_parameter: bool,
+    more: Iterable[str] = (),
+    by_name: Iterable[str] = (),
+) -> list[Settings] | None:
+    """Return the clipping policies that flags ask for, or None if they ask for none.
+
+    Args:
+        norm: Largest norm, in YAML.
+        value: Largest absolute value, in YAML.
+        order: Which of the two comes first; "norm,value" if not given.
+        per_parameter: Whether `norm` holds for each parameter by itself.
+        more: Policies that come after these two, as "auto:10" or "zclip".
+        by_name: Policies by name, which come last, as "rnn.*=value:10".
+
+    Raises:
+        ConfigError: If a flag cannot be read, or lacks another without which it means nothing.
+    """
+    if per_parameter and norm is None:
+        raise ConfigError("--per-parameter needs --clip-norm")
+    if order is not None and (norm is None or value is None):
+        raise ConfigError(f"--clip-order {order} needs --clip-norm and --clip-value")
+    policies: list[Settings] = []
+    if norm is not None:
+        policies.append({"norm": parse(norm), "per_parameter": per_parameter})
+    if value is not None:
+        policies.append({"value": parse(value)})
+    if order not in (None, "norm,value", "value,norm"):
+        raise ConfigError(
+            f"--clip-order should be norm,value or value,norm, got {order!r}"
+        )
+    if order == "value,norm":
+        policies.reverse()
+    policies += [_policy(text, flag="--clip") for text in more]
+    named: dict[str, list[Settings]] = {}
+    for text in by_name:
+        pattern, _, policy = text.rpartition("=")
+        if not pattern:
+            raise ConfigError(
+                f"--clip-by-name expects PATTERN=POLICY as 'rnn.*=value:10', got {text!r}"
+            )
+        named.setdefault(pattern, []).append(_policy(policy, flag="--clip-by-name"))
+    if named:
+        policies.append({"by_name": named})
+    return policies or None
+
+
+# What a policy's number is where a flag gives none: the papers' own.
+_NUMBERS = {"norm": None, "value": None, "auto": "10", "zclip": "2.5", "agc": "0.01"}
+
+
+def _policy(text: str, *, flag: str) -> Settings:
+    """Return the settings of a policy written as "auto:10" or "zclip"."""
+    kind, colon, number = text.strip().partition(":")
+    given = number if colon else _NUMBERS.get(kind)
+    if kind not in _NUMBERS or given is None:
+        raise ConfigError(
+            f"{flag} expects norm:NUMBER, value:NUMBER, auto:NUMBER, zclip or "
+            f"agc:NUMBER, got {text!r}"
+        )
+    return {kind: parse(given)}
+
+
+def bundled() -> dict[str, str]:
+    """Return the text of every bundled config by name, in alphabetical order."""
+    texts = {
+        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
+        for file in files("gradguard.configs").iterdir()
+        if file.name.endswith(".yaml")
+    }
+    return dict(sorted(texts.items()))
+
+
+def bundled_text(name: str) -> str:
+    """Return the text of one bundled config.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    configs = bundled()
+    if name not in configs:
+        near = nearest(name, list(configs))
+        raise ConfigError(f"config {name!r} is not bundled, did you mean {near!r}?")
+    return configs[name]
+
+
+def parse(text: str, *, source: str = "value") -> Any:
+    """Return what a YAML text stands for: 5, 0.001, true, [0, 1], a string, a mapping.
+
+    Args:
+        text: The YAML.
+        source: What to call the text in an error.
+
+    Raises:
+        ConfigError: If the text is not YAML.
+
+    Example:
+        >>> parse("1e-3")
+        0.001
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: the 13th month
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{source} is not YAML: {reason}") from None
+
+
+def dump(experiment: Experiment) -> str:
+    """Return the experiment as the text of a config that `resolve` reads back."""
+    settings = experiment.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as YAML 1.2 does; for YAML 1.1 it is a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _read(config: str) -> Settings:
+    """Read a bundled config by name; whatever looks like a path is a file."""
+    path = Path(config)
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        text = _file_text(path)
+    else:
+        text = bundled_text(config)
+    settings = parse(text, source=f"config {config!r}")
+    if not isinstance(settings, dict):
+        raise ConfigError(f"config {config!r} should be a mapping, got {settings!r}")
+    return settings
+
+
+def _file_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    raise ConfigError(f"config '{path}' cannot be read: {reason}")
+
+
+def _model_name(settings: Settings) -> str:
+    section = settings.get("model", {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"model should be a mapping with a name, got {section!r}")
+    name = str(section.get("name", ""))
+    if not name:
+        raise ConfigError(
+            f"model.name is missing: give --model ({', '.join(MODELS)}) or --config"
+        )
+    if name not in MODELS:
+        near = nearest(name, list(MODELS))
+        raise ConfigError(f"model.name {name!r} is unknown, did you mean {near!r}?")
+    return name
+
+
+def _assignment(text: str) -> Settings:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set expects KEY=VALUE, got {text!r}")
+    return _nested(key.strip(), parse(value, source=f"the value of --set {text!r}"))
+
+
+def _nested(key: str, value: Any) -> Settings:
+    """Turn ("a.b", 1) into {"a": {"b": 1}}."""
+    first, dot, rest = key.partition(".")
+    return {first: _nested(rest, value) if dot else value}
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """Lay one mapping over another, key by key; anything else replaces what is below."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _merged(below.get(key), above[key]) for key in above}

@@ -1,0 +1,94 @@
+"""What a user should know before training starts: one sentence each, what to do in it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gradguard.clipping.policy import Policy, in_words
+from gradguard.gradients.columns import parameters_of
+from gradguard.hooks.moment import overrides
+
+_MAX_NAMED = 3
+
+
+def cautions(trainer: Any, module: Any, policies: Sequence[Policy]) -> Iterator[str]:
+    """Yield what looks like a mistake in how training is set up.
+
+    Args:
+        trainer: A Trainer of either namespace of Lightning, about to train.
+        module: Its LightningModule.
+        policies: What gradguard clips with; empty if it only observes.
+    """
+    if not policies and not trainer.loggers:
+        yield (
+            "GradGuard has nowhere to write to, because the Trainer has no logger: "
+            "give it one, such as Trainer(logger=True)"
+        )
+    if policies and overrides(module, "configure_gradient_clipping"):
+        yield (
+            f"GradGuard(clip={in_words(policies)}) clips after "
+            f"{type(module).__name__}.configure_gradient_clipping, so `before` is what "
+            "that leaves: let one of them clip"
+        )
+    free = unoptimized(trainer, module)
+    if free:
+        more = f" and {len(free) - _MAX_NAMED} more" if free[_MAX_NAMED:] else ""
+        yield (
+            f"no optimizer holds {', '.join(free[:_MAX_NAMED])}{more}, so nothing "
+            "trains or records them: give them to one in configure_optimizers, or "
+            "freeze them with requires_grad_(False)"
+        )
+
+
+def unoptimized(trainer: Any, module: Any) -> tuple[str, ...]:
+    """Return the names of trainable parameters that no optimizer holds."""
+    held = {p for optimizer in trainer.optimizers for p in parameters_of(optimizer)}
+    return tuple(
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and parameter not in held
+    )
+
+
+def clip_in_words(trainer: Any, policies: Sequence[Policy]) -> str:
+    """Return what clips, as one would write it in code, "" for nothing known."""
+    if policies or not trainer.gradient_clip_val:
+        return in_words(policies)
+    algorithm = getattr(trainer.gradient_clip_algorithm, "value", None) or "norm"
+    return (
+        f"Trainer(gradient_clip_val={trainer.gradient_clip_val}, "
+        f"gradient_clip_algorithm={str(algorithm)!r})"
+    )
+
+
+def clips_scaled(optimizer: object) -> str:
+    """Return what to say of a clip call on gradients that the loss scale multiplies."""
+    return (
+        f"clip_gradients({type(optimizer).__name__}) clips gradients that are still "
+        "multiplied by the loss scale, so the threshold in force is the one you gave "
+        "divided by that scale (Lightning issue 18089): clip in the module's "
+        "on_before_optimizer_step, where they are not, or let GradGuard(clip=...) clip"
+    )
+
+
+def clips_too(policies: Sequence[Policy]) -> str:
+    """Return what to say of a clip call where gradguard clips as well."""
+    return (
+        f"clip_gradients was called where GradGuard(clip={in_words(policies)}) clips "
+        "as well, so `before` is what that call leaves: let one of them clip"
+    )
+
+
+def no_statistics() -> str:
+    """Return what to say of statistics by epoch where DeepSpeed holds the weights."""
+    return (
+        "GradGuard(layer_statistics=True) writes none under DeepSpeed, whose engine "
+        "keeps weights and gradients in fragments of its own; norms are recorded"
+    )
+
+
+def unlisted() -> str:
+    """Return what to say of a GradGuard that the Trainer does not know."""
+    return (
+        "this GradGuard is called by another callback and is not among the Trainer's, "
+        "so it records nothing: give it to Trainer(callbacks=[...])"
+    )

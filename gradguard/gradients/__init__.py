@@ -1,0 +1,1 @@
+"""Norms of what hangs on parameters, whatever their kind and wherever their shards."""

@@ -1,0 +1,1 @@
+"""What stops a bad step, names its culprits, and keeps it to be run again."""

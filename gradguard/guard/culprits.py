@@ -1,0 +1,94 @@
+"""Which gradients are not finite, in what way, and what to try: one sentence each."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gradguard.gradients.norms import plain
+from gradguard.gradients.sharding import local
+
+_MAX_NAMED = 3
+
+
+class Counts(NamedTuple):
+    """How many elements of one gradient are of which kind."""
+
+    nan: int
+    plus_inf: int
+    minus_inf: int
+    finite: int
+
+    def __str__(self) -> str:
+        kinds = {
+            "NaN": self.nan,
+            "+Inf": self.plus_inf,
+            "-Inf": self.minus_inf,
+        }
+        found = " and ".join(kind for kind, count in kinds.items() if count)
+        # Its own elements are finite, so it is their norm that is not: too large for
+        # float32, or not finite before somebody clipped, or on another process.
+        return found or "norm overflow"
+
+
+def counts(gradient: Tensor | None) -> Counts:
+    """Count the elements of a gradient by kind; syncs."""
+    if gradient is None:
+        return Counts(0, 0, 0, 0)
+    elements = plain(local(gradient))
+    nan, plus, minus = (
+        int(kind.sum())
+        for kind in (elements.isnan(), elements.isposinf(), elements.isneginf())
+    )
+    return Counts(nan, plus, minus, elements.numel() - nan - plus - minus)
+
+
+def culprits(
+    names: Sequence[str], parameters: Sequence[Tensor], norms: Sequence[float]
+) -> str:
+    """Name the first bad parameters in backward order, and those that are finite.
+
+    Args:
+        names: Names in model order, `P`; the backward pass meets the last one first.
+        parameters: What they name.
+        norms: Norms of their gradients, negative where there is none.
+    """
+    backward = list(zip(names, parameters, norms, strict=True))[::-1]
+    bad = [
+        f"{name} ({counts(parameter.grad)})"
+        for name, parameter, norm in backward
+        if not math.isfinite(norm)
+    ]
+    fine = [name for name, _, norm in backward if 0 <= norm < math.inf]
+    if not bad:
+        return "gradients are not finite on another process"
+    return (
+        f"gradients are not finite: {_listed(bad)}, first in backward order; "
+        f"finite: {_listed(fine) or 'none'}"
+    )
+
+
+def advice(loss: float | None, said: str) -> str:
+    """Return what to try, given the loss, None if unknown, and what `culprits` said."""
+    if loss is not None and not math.isfinite(loss):
+        return (
+            f"loss {loss}: the forward pass broke; if norms grew over the steps before, "
+            "clip or lower the learning rate, else look at this batch, and for "
+            "logarithms, divisions and exponentials"
+        )
+    if "overflow" in said:
+        return (
+            "the elements are finite and only a norm is too large for float32, so lower "
+            "the learning rate, or clip by value first"
+        )
+    known = "loss unknown" if loss is None else f"loss {loss:g}"
+    return (
+        f"{known}: Trainer(detect_anomaly=True) names the operation; look for roots and "
+        "norms at zero, and for what torch.where hides"
+    )
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _MAX_NAMED} more" if items[_MAX_NAMED:] else ""
+    return ", ".join(items[:_MAX_NAMED]) + more

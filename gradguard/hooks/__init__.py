@@ -1,0 +1,1 @@
+"""When gradients can be looked at, in every way Lightning can train."""

@@ -1,0 +1,1 @@
+"""What was seen: norms and losses step by step, as NumPy arrays."""

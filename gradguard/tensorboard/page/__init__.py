@@ -1,0 +1,1 @@
+"""The Gradients tab: what it asks for, and what serves it."""

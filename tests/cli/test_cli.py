@@ -1,0 +1,321 @@
+"""The command line: its surface, its weight, and how it answers mistakes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from gradguard import __version__
+from gradguard.cli import app, main
+from gradguard.experiments.resolve import resolve
+
+# Says, once a command has ended, what it imported and how much CPU time it took.
+# Not pydantic: Typer itself reads even --help through it, in some 20 ms.
+PROBE = """
+import json, sys, time
+sys.argv[0] = "gradguard"
+from gradguard.cli import main
+try:
+    main()
+except SystemExit as ending:
+    heavy = {"torch", "lightning", "sklearn", "tensorboard"} & set(sys.modules)
+    report = {"code": ending.code, "heavy": sorted(heavy), "cpu_s": time.process_time()}
+    print(json.dumps(report), file=sys.stderr)
+"""
+
+HELPS = [
+    ("--help",),
+    ("train", "--help"),
+    ("report", "--help"),
+    ("sweep", "--help"),
+    ("inspect", "--help"),
+    ("configs", "--help"),
+    ("configs", "show", "--help"),
+]
+
+Call = Callable[..., tuple[object, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command line in this process; give back exit code, stdout, stderr."""
+
+    def call(*arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gradguard", *arguments])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        return ending.value.code, *capsys.readouterr()
+
+    return call
+
+
+def probe(*arguments: str) -> dict[str, Any]:
+    process = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report: dict[str, Any] = json.loads(process.stderr.splitlines()[-1])
+    return report
+
+
+def test_surface_is_this() -> None:
+    group = typer.main.get_command(app)
+    commands = {"": group, **group.commands}  # type: ignore[attr-defined]  # a group
+    commands |= {
+        f"configs {name}": command
+        for name, command in commands["configs"].commands.items()
+    }
+
+    surface = {
+        f"{name} {option}".strip()
+        for name, command in commands.items()
+        for parameter in command.params
+        for option in parameter.opts
+    }
+
+    assert surface == {
+        "--version",
+        "reproduce --jobs",
+        "reproduce --list",
+        "reproduce --output",
+        "reproduce --quick",
+        "reproduce --seeds",
+        "reproduce names",
+        "report --figure",
+        "report --html",
+        "report --json",
+        "report --layers",
+        "report --parameters",
+        "report --steps",
+        "report runs",
+        "inspect --batch-size",
+        "inspect --config",
+        "inspect --figure",
+        "inspect --full-batch",
+        "inspect --json",
+        "inspect --model",
+        "inspect --module",
+        "inspect --seed",
+        "inspect --set",
+        "sweep --batch-size",
+        "sweep --clip-norm",
+        "sweep --clip-order",
+        "sweep --clip-value",
+        "sweep --config",
+        "sweep --figure",
+        "sweep --jobs",
+        "sweep --json",
+        "sweep --keep-runs",
+        "sweep --log-dir",
+        "sweep --lr",
+        "sweep --max-epochs",
+        "sweep --model",
+        "sweep --per-parameter",
+        "sweep --seeds",
+        "sweep --set",
+        "sweep --sweep",
+        "train --accelerator",
+        "train --batch-size",
+        "train --clip",
+        "train --clip-by-name",
+        "train --clip-norm",
+        "train --clip-order",
+        "train --clip-value",
+        "train --config",
+        "train --devices",
+        "train --layer-statistics",
+        "train --log-dir",
+        "train --log-every-n-steps",
+        "train --lr",
+        "train --max-consecutive-skips",
+        "train --max-epochs",
+        "train --model",
+        "train --num-nodes",
+        "train --on-nonfinite",
+        "train --optimizer",
+        "train --per-parameter",
+        "train --precision",
+        "train --resume",
+        "train --seed",
+        "train --set",
+        "train --strategy",
+        "train --weight-decay",
+        "configs show name",
+    }
+
+
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
+def test_help_imports_nothing_heavy_and_takes_half_a_second(
+    arguments: tuple[str, ...],
+) -> None:
+    report = probe(*arguments)
+
+    assert report["code"] == 0
+    assert report["heavy"] == []
+    assert report["cpu_s"] < 0.5
+
+
+def test_probe_sees_what_a_command_imports() -> None:
+    report = probe("train", "--model", "srn", "--lr", "fast")
+
+    assert report["code"] == 2
+    assert {"torch", "lightning"} <= set(report["heavy"])
+
+
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
+def test_help_fits_80_columns(call: Call, arguments: tuple[str, ...]) -> None:
+    _, out, _ = call(*arguments)
+
+    assert out.startswith("Usage: gradguard")
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_version_is_the_package_s(call: Call) -> None:
+    assert call("--version") == (0, f"gradguard {__version__}\n", "")
+
+
+def test_python_m_is_the_same_command_line() -> None:
+    command = [sys.executable, "-m", "gradguard", "--version"]
+
+    printed = subprocess.check_output(command, text=True)
+
+    assert printed == f"gradguard {__version__}\n"
+
+
+def test_configs_lists_each_with_a_sentence_on_a_line_of_80_columns(call: Call) -> None:
+    code, out, _ = call("configs")
+    lines = {line.split()[0]: line for line in out.splitlines()}
+
+    assert code == 0
+    assert lines["srn-cured"].split(maxsplit=1)[1].startswith("Clipped to norm 5")
+    assert max(map(len, lines.values())) <= 80
+
+
+def test_configs_show_prints_the_file(call: Call) -> None:
+    code, out, _ = call("configs", "show", "srn-cured")
+
+    assert code == 0
+    assert out.startswith("# Clipped to norm 5")
+    assert out.endswith("clip:\n  - norm: 5.0\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "Missing command"),
+        ("trian", "No such command 'trian'"),
+        ("--bogus", "No such option: --bogus"),
+        ("configs show", "Missing argument"),
+        ("configs show srn-curd", "did you mean 'srn-cured'?"),
+        ("train", "model.name is missing"),
+        ("train --max-epoch 3", "No such option: --max-epoch"),
+        ("train --lr", "Option '--lr' requires an argument"),
+        ("train srn", "unexpected extra argument"),
+        ("train --model srm", "model.name 'srm' is unknown, did you mean 'srn'?"),
+        ("train --config srn-curd", "did you mean 'srn-cured'?"),
+        ("train --model srn --lr fast", "model.lr should be a valid number, got"),
+        ("train --model srn --clip-norm -1", "clip[0].norm should be greater than 0"),
+        ("train --model srn --clip-norm nan", "clip[0].norm should be a valid number"),
+        ("train --model srn --clip-value .nan", "clip[0].value should be a finite"),
+        ("train --model srn --per-parameter", "--per-parameter needs --clip-norm"),
+        ("train --model srn --clip norm", "--clip expects norm:NUMBER"),
+        ("train --model srn --clip zcilp", "--clip expects norm:NUMBER"),
+        ("train --model srn --clip auto:101", "clip[0].auto should be less than or"),
+        ("train --model srn --clip-by-name norm:5", "expects PATTERN=POLICY"),
+        ("train --model srn --clip-by-name x.*=zclip", "the nearest: "),
+        ("train --model srn --on-nonfinite ski", "did you mean 'skip'?"),
+        ("train --model srn --set model.cel=gru", "did you mean model.cell?"),
+        ("train --model srn --set data.length=2", "data.length must be at least 3"),
+        ("train --model srn --accelerator tpu", "trainer (accelerator tpu, devices 1"),
+        ("train --model srn --devices 0", "trainer.devices should be"),
+        ("train --model srn --resume no.ckpt", "checkpoint 'no.ckpt' cannot be read"),
+    ],
+)
+def test_mistake_is_one_sentence_and_leaves_nothing_behind(
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: str,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code, out, err = call(*arguments.split())
+
+    assert code == 2
+    assert out == ""
+    assert err.startswith("gradguard: error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_log_dir_below_a_file_is_refused(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    code, _, err = call("train", "--model", "srn", "--log-dir", f"{file}/runs")
+
+    assert code == 2
+    assert err == (
+        f"gradguard: error: log_dir '{file}/runs' cannot be written: Not a directory\n"
+    )
+
+
+def test_bug_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(**_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("gradguard.experiments.resolve.resolve", resolve)
+
+    with pytest.raises(ZeroDivisionError):
+        call("train", "--model", "srn")
+
+
+def test_train_prints_the_tables_and_ends_with_the_tensorboard_command(
+    call: Call, tmp_path: Path
+) -> None:
+    code, out, err = call(
+        *("train", "--model", "srn", "--clip-norm", "5", "--max-epochs", "1"),
+        *("--log-dir", str(tmp_path)),
+    )
+
+    assert code == 0
+    assert err == ""
+    assert "norm 5" in out
+    assert out.splitlines()[-1] == f"tensorboard --logdir {tmp_path}"
+
+
+def test_clip_flags_are_policies_in_their_order(call: Call, tmp_path: Path) -> None:
+    code, out, err = call(
+        *("train", "--model", "srn", "--clip", "auto:20", "--clip", "zclip"),
+        *("--clip-by-name", "*.bias=value:10", "--clip-by-name", "*=agc:0.5"),
+        *("--max-epochs", "1", "--log-dir", str(tmp_path), "--on-nonfinite", "skip"),
+    )
+    (written,) = tmp_path.glob("*/*/experiment.yaml")
+
+    assert (code, err) == (0, "")
+    assert "auto 20, then zclip 2.5, then by name" in " ".join(out.split())
+    again = resolve(config=str(written))
+    assert again.on_nonfinite == "skip"
+    assert again.clipping == (
+        "auto 20, then zclip 2.5, then by name (*.bias value 10; * agc 0.5)"
+    )
+
+
+def test_raise_ends_in_one_sentence(call: Call, tmp_path: Path) -> None:
+    code, _, err = call(
+        *("train", "--config", "mlp-exploding", "--on-nonfinite", "raise"),
+        *("--max-epochs", "1", "--log-dir", str(tmp_path)),
+    )
+
+    assert code == 1
+    assert err.startswith("gradguard: stopped: step ")
+    assert "gradients are not finite" in err

@@ -1,0 +1,304 @@
+"""Experiments: layers, schema, and the sentences about mistakes."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradguard.errors import ConfigError
+from gradguard.experiments.config import Experiment
+from gradguard.experiments.mistakes import nearest
+from gradguard.experiments.resolve import clip_list, dump, parse, resolve
+
+SETTINGS = [
+    "",
+    "clip",
+    "data.length",
+    "model",
+    "model.lr",
+    "model.name",
+    "seed",
+    "trainer",
+]
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "mine.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def mistake(*assignments: str, config: str = "srn") -> str:
+    with pytest.raises(ConfigError) as raised:
+        resolve(config=config, assignments=assignments)
+    return str(raised.value)
+
+
+def option(experiment: Experiment, name: str) -> object:
+    return experiment.model_dump()["model"][name]
+
+
+def test_model_brings_the_hyper_parameters_of_its_source() -> None:
+    experiment = resolve(values={"model.name": "srn"})
+
+    assert option(experiment, "lr") == 0.2
+    assert experiment.trainer.max_epochs == 50
+    assert experiment.clip == []
+    assert experiment.name == "srn"
+
+
+def test_config_overrides_the_model(tmp_path: Path) -> None:
+    config = write(tmp_path, "model: {name: srn, lr: 0.1}")
+
+    experiment = resolve(config=config)
+
+    assert option(experiment, "lr") == 0.1
+    assert experiment.trainer.max_epochs == 50
+    assert experiment.name == "mine"
+
+
+def test_assignment_overrides_the_config(tmp_path: Path) -> None:
+    config = write(tmp_path, "model: {name: srn, lr: 0.1}")
+
+    experiment = resolve(config=config, assignments=["model.lr=0.3"])
+
+    assert option(experiment, "lr") == 0.3
+
+
+def test_last_assignment_wins() -> None:
+    experiment = resolve(config="srn", assignments=["model.lr=0.3", "model.lr=0.4"])
+
+    assert option(experiment, "lr") == 0.4
+
+
+def test_value_overrides_the_assignment() -> None:
+    experiment = resolve(
+        config="srn", assignments=["log_dir=a"], values={"log_dir": "b", "seed": None}
+    )
+
+    assert experiment.log_dir == "b"
+
+
+def test_clip_list_is_replaced_as_a_whole() -> None:
+    experiment = resolve(config="mlp-norm-value", assignments=["clip=[{norm: 2}]"])
+
+    assert experiment.clipping == "norm 2"
+
+
+def test_dump_reads_back_as_the_same_experiment(tmp_path: Path) -> None:
+    experiment = resolve(config="mlp-norm-value", assignments=["trainer.devices=2"])
+
+    assert resolve(config=write(tmp_path, dump(experiment))) == experiment
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("-2.5E+1", -25.0), ("5", 5), ("true", True), ("x", "x")],
+)
+def test_parse_reads_yaml_1_2(text: str, value: object) -> None:
+    parsed = parse(text)
+
+    assert (parsed, type(parsed)) == (value, type(value))
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_parse_reads_every_float_python_writes(number: float) -> None:
+    assert parse(repr(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("order", "clipping"),
+    [
+        (None, "norm 5 per parameter, then value 1"),
+        ("norm,value", "norm 5 per parameter, then value 1"),
+        ("value,norm", "value 1, then norm 5 per parameter"),
+    ],
+)
+def test_clip_list_keeps_the_order_asked_for(order: str | None, clipping: str) -> None:
+    clip = clip_list("5", "1", order=order, per_parameter=True)
+
+    assert resolve(config="srn", values={"clip": clip}).clipping == clipping
+
+
+def test_every_policy_has_its_yaml() -> None:
+    clips = (
+        "clip=[{auto: 10}, {zclip: 2.5}, {agc: 0.01, exclude: ['head.*']}, "
+        "{by_name: {'rnn.*': [{value: 10}, {norm: 1}], '*': [{zclip: 3}]}}]"
+    )
+
+    experiment = resolve(config="srn", assignments=[clips, "on_nonfinite=raise"])
+
+    assert experiment.clipping == (
+        "auto 10, then zclip 2.5, then agc 0.01, then "
+        "by name (rnn.* value 10, then norm 1; * zclip 3)"
+    )
+    assert experiment.on_nonfinite == "raise"
+
+
+def test_clip_list_is_absent_without_flags() -> None:
+    assert clip_list(None, None, order=None, per_parameter=False) is None
+
+
+@pytest.mark.parametrize(
+    ("norm", "order", "sentence"),
+    [
+        (None, None, "--per-parameter needs --clip-norm"),
+        (
+            "5",
+            "value,norm",
+            "--clip-order value,norm needs --clip-norm and --clip-valu",
+        ),
+    ],
+)
+def test_clip_list_refuses_a_flag_without_the_one_it_needs(
+    norm: str | None, order: str | None, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        clip_list(norm, None, order=order, per_parameter=True)
+
+
+def test_trainer_clip_alone_is_an_experiment() -> None:
+    experiment = resolve(config="srn", assignments=["trainer.gradient_clip_val=5"])
+
+    assert experiment.clipping == "norm 5, by Lightning"
+
+
+def test_trainer_clip_beside_clip_is_refused() -> None:
+    sentence = mistake("trainer.gradient_clip_val=5", config="srn-cured")
+
+    assert sentence == (
+        "clip (norm 5) and trainer.gradient_clip_val (5) would clip twice, "
+        "keep one of them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("assignment", "near"),
+    [
+        ("model.cel=lstm", "model.cell"),
+        ("lr=0.1", "model.lr"),
+        ("model.length=5", "data.length"),
+        ("trainer.max_epocs=5", "trainer.max_epochs"),
+        ("clip=[{nrm: 5}]", "clip[0].norm"),
+        ("sead=5", "seed"),
+    ],
+)
+def test_unknown_setting_is_answered_with_the_nearest(
+    assignment: str, near: str
+) -> None:
+    sentence = mistake(assignment)
+
+    assert sentence.endswith(f"is not a setting, did you mean {near}?")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("model.lr=fast", "model.lr should be a valid number, got 'fast'"),
+        ("model.lr=true", "model.lr should be a valid number, got True"),
+        ("model.lr=-1", "model.lr should be greater than or equal to 0, got -1"),
+        ("model.lr=.nan", "model.lr should be a finite number, got nan"),
+        ("data.batch_size=0", "data.batch_size should be greater than 0, got 0"),
+        ("data.batch_size=1.5", "data.batch_size should be a valid integer, got 1.5"),
+        ("data.shuffle=3", "data.shuffle should be a valid boolean, got 3"),
+        ("clip=[{norm: -1.0}]", "clip[0].norm should be greater than 0, got -1.0"),
+        ("clip=[{norm: .nan}]", "clip[0].norm should be a finite number, got nan"),
+        ("clip=[{value: .inf}]", "clip[0].value should be a finite number, got inf"),
+        (
+            "clip=[{}]",
+            "clip[0] should have one of norm, value, auto, zclip, agc or by_name, got {}",
+        ),
+        (
+            "clip=[{norm: 1.0, exclude: [a]}]",
+            "clip[0] should have agc where it has exclude, got {'norm': 1.0, ",
+        ),
+        (
+            "clip=[{by_name: {rnn: [{nrm: 5}]}}]",
+            "clip[0].by_name.rnn[0].nrm is not a setting, did you mean clip[0].by_name?",
+        ),
+        ("max_consecutive_skips=0", "max_consecutive_skips should be greater than 0"),
+        ("clip=5", "clip should be a valid list, got 5"),
+        (
+            "clip=[{value: 1, per_parameter: true}]",
+            "clip[0] should have norm where it has per_parameter, "
+            "got {'value': 1, 'per_parameter': True}",
+        ),
+        (
+            "model.optimizer=adm",
+            "model.optimizer should be 'sgd', 'adam', 'adamw' or 'rmsprop', "
+            "got 'adm', did you mean 'adam'?",
+        ),
+        (
+            "trainer.strategy=dpp",
+            "trainer.strategy should be a strategy of Lightning such as 'ddp', "
+            "got 'dpp'",
+        ),
+        (
+            "trainer.devices=none",
+            "trainer.devices should be a number of devices, a list of them, "
+            "or \"auto\", got 'none'",
+        ),
+        ("trainer=[", "the value of --set 'trainer=[' is not YAML: "),
+        ("trainer", "--set expects KEY=VALUE, got 'trainer'"),
+        ("model=3", "model should be a mapping with a name, got 3"),
+        ("model.name=srm", "model.name 'srm' is unknown, did you mean 'srn'?"),
+    ],
+)
+def test_mistake_is_told_with_field_and_value(assignment: str, sentence: str) -> None:
+    assert mistake(assignment).startswith(sentence)
+
+
+@pytest.mark.parametrize("devices", ["2", "auto", "-1", "[0, 1]", "'0,1'", "'1,'"])
+def test_devices_take_every_form_of_lightning(devices: str) -> None:
+    experiment = resolve(config="srn", assignments=[f"trainer.devices={devices}"])
+
+    assert experiment.trainer.devices == devices.strip("[]'").replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"a: [", "is not YAML: expected"),
+        (b"- 1", r"should be a mapping, got \[1\]"),
+        (b"\xff\xfe\xff", "cannot be read: it is not UTF-8 text"),
+        (b"\x00", "is not YAML: unacceptable character #x0000"),
+        (b"seed: 2026-13-01", r"is not YAML: month must be in 1\.\.12"),
+        (b"seed: 3", "model.name is missing: give --model"),
+    ],
+)
+def test_broken_config_file_is_refused(
+    tmp_path: Path, content: bytes, sentence: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=sentence):
+        resolve(config=str(file))
+
+
+@given(key=st.sampled_from(SETTINGS), value=st.text(max_size=9))
+def test_any_text_in_set_is_an_experiment_or_a_mistake(key: str, value: str) -> None:
+    with suppress(ConfigError):
+        resolve(config="srn", assignments=[f"{key}={value}"])
+
+
+def test_missing_config_file_is_refused_by_name(tmp_path: Path) -> None:
+    file = str(tmp_path / "none.yaml")
+
+    assert mistake(config=file) == (
+        f"config '{file}' cannot be read: No such file or directory"
+    )
+
+
+def test_unknown_bundled_config_is_answered_with_the_nearest() -> None:
+    assert mistake(config="srn-curd") == (
+        "config 'srn-curd' is not bundled, did you mean 'srn-cured'?"
+    )
+
+
+def test_nearest_prefers_the_same_last_part() -> None:
+    names = ["model.depths", "data.depth"]
+
+    assert nearest("model.depth", names) == "data.depth"

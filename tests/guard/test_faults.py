@@ -1,0 +1,98 @@
+"""In every mode of docs/modes.md, a skipped step is one that has never been.
+
+A run with bad batches among the others must end in the weights of a run without them, to
+the bit. Where a gradient scaler takes part it skips by itself (`test_nonfinite.py`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from torch import Tensor
+
+from gradguard.tensorboard.reader import read_optimizers
+from tests.support.modes import OBSERVED, OWN, Row
+
+# Their modules go by the number of the batch, which a bad one before it changes.
+COUNTS_BATCHES = {"no_loss", "no_loss_in_window", "own_no_loss"}
+
+ROWS = [
+    row
+    for row in [*OBSERVED, *OWN]
+    if row.scale is None and row.name not in COUNTS_BATCHES
+]
+
+
+def trained(
+    path: Path,
+    row: Row,
+    batches: Callable[[], list[Tensor]],
+    prepare: Callable[[Any], None] = lambda _: None,
+) -> Any:
+    seed_everything(7, verbose=False)
+    model = row.make()
+    model.batches = batches
+    prepare(model)
+    make: Any = row.guard  # GradGuard, or a partial of it
+    guard = partial(make, on_nonfinite="skip", max_consecutive_skips=100)
+    replace(row, guard=guard).trainer(path).fit(model)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
+@pytest.mark.filterwarnings(
+    # Dynamo looks at the gradient of whatever it is given.
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning:torch._"
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_skipped_step_has_never_been(tmp_path: Path, row: Row, value: float) -> None:
+    healthy = row.make().batches()
+    window = 3 if "accumulation" in row.name else 1
+    bad = [torch.full_like(healthy[0], value)] * window
+
+    skipping = trained(
+        tmp_path / "bad", row, lambda: [*healthy[:3], *bad, *healthy[3:]]
+    )
+    without = trained(tmp_path / "healthy", row, lambda: healthy)
+
+    for one, other in zip(skipping.parameters(), without.parameters(), strict=True):
+        assert torch.equal(one, other)
+    runs = read_optimizers(tmp_path / "bad" / "run").values()
+    assert all(run.refused.any() for run in runs)
+
+
+HUGE, TINY = 1e30, 1e-40
+
+
+@pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning:torch._"
+)
+@pytest.mark.parametrize("factor", [HUGE, TINY])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_finite_gradient_of_any_size_is_not_skipped(
+    tmp_path: Path, row: Row, factor: float
+) -> None:
+    batches = row.make().batches()[:4]
+
+    def scaled(model: Any) -> None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(lambda g: g * factor if at_last(model) else g)
+
+    def at_last(model: Any) -> bool:
+        return bool(model.trainer.fit_loop.epoch_loop.batch_idx == len(batches) - 1)
+
+    trained(tmp_path, row, lambda: batches, prepare=scaled)
+
+    for run in read_optimizers(tmp_path / "run").values():
+        assert not run.refused[~run.nonfinite].any()
+        smallest, largest = run.total_before.min(), run.total_before.max()
+        assert largest > HUGE / 1e6 if factor == HUGE else smallest < TINY * 1e6

@@ -1,0 +1,456 @@
+"""Faults in real Trainers: what skip, raise and record make of them."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from gradguard import AutoClip, ClipNorm, GradGuard, NonFiniteGradientError, ZClip
+from gradguard.guard.dump import set_rng_state
+from gradguard.tensorboard.reader import read_optimizers, read_run
+from tests.support.trainers import events
+
+Fault = tuple[int, str, float]  # batch, parameter, what one element of it becomes
+
+BAD = [math.nan, math.inf, -math.inf]
+HUGE, DENORMAL = 1e30, 1e-40
+PARAMETERS = ["first.weight", "first.bias", "second.weight", "second.bias"]
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.01, 0.9, nesterov=True, weight_decay=0.1),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01),
+    "adamw_foreach": lambda p: torch.optim.AdamW(p, 0.01, foreach=True),
+    "adamw_fused": lambda p: torch.optim.AdamW(p, 0.01, fused=True),
+}
+# Every skip warns once; the tests that ask for the warning see it.
+pytestmark = pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
+
+
+class Net(LightningModule):
+    """Two layers that know which batches poison which gradient."""
+
+    def __init__(self, faults: list[Fault], optimizer: str = "sgd") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
+        self.faults = {batch: (name, value) for batch, name, value in faults}
+        self.optimizer = optimizer
+        self.raw = False
+        self.batches = list(range(20))
+        self.batch = -1
+        for name, parameter in self.named_parameters():
+            parameter.register_hook(self._poison(name))  # type: ignore[no-untyped-call] # torch's
+
+    def _poison(self, name: str) -> Callable[[Tensor], Tensor]:
+        def poison(gradient: Tensor) -> Tensor:
+            target, value = self.faults.get(self.batch, ("", 0.0))
+            if target == name:
+                gradient = gradient.clone()
+                gradient.view(-1)[-1] = value
+            return gradient
+
+        return poison
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
+        self.batch = int(batch)
+        loss = self.loss(self.batch)
+        if self.automatic_optimization:
+            return loss
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        if self.raw:
+            loss.backward()  # type: ignore[no-untyped-call] # torch's
+        else:
+            self.manual_backward(loss)
+        optimizer.step()
+        return None
+
+    def loss(self, batch: int) -> Tensor:
+        x = torch.randn(2, 4, generator=torch.Generator().manual_seed(batch))
+        y: Tensor = self.second(self.first(x).tanh())
+        return y.square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return OPTIMIZERS[self.optimizer](self.parameters())
+
+    def train_dataloader(self) -> "Batches":
+        return Batches(self.batches)
+
+
+class Batches:
+    def __init__(self, batches: list[int]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.tensor(self.batches))
+
+
+def fit(path: Path, model: Net, guard: GradGuard, **options: Any) -> Net:
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "log_every_n_steps": 5,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "logger": TensorBoardLogger(path, name=None, version="run"),
+    }
+    Trainer(callbacks=[guard], **{**quiet, **options}).fit(model)
+    return model
+
+
+def same_weights(one: Net, other: Net) -> bool:
+    return all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def skipping(**options: Any) -> GradGuard:
+    return GradGuard(on_nonfinite="skip", max_consecutive_skips=20, **options)
+
+
+faults = st.lists(
+    st.tuples(st.integers(0, 19), st.sampled_from(PARAMETERS), st.sampled_from(BAD)),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda fault: fault[0],
+)
+
+
+def automatic(model: Net) -> Net:
+    return model
+
+
+def manual(model: Net) -> Net:
+    model.automatic_optimization = False
+    return model
+
+
+def raw(model: Net) -> Net:
+    model.raw = True
+    return manual(model)
+
+
+KINDS = {"manual": manual, "raw": raw}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "window"),
+    [
+        ({}, 1),
+        ({"gradient_clip_val": 0.1}, 1),
+        ({"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}, 1),
+        ({"accumulate_grad_batches": 2}, 2),
+        ({"precision": "64-true"}, 1),
+        ({"precision": "bf16-true"}, 1),
+        ({"precision": "bf16-mixed"}, 1),
+        ({"clip": ClipNorm(0.1)}, 1),
+        ({"clip": AutoClip(30)}, 1),
+        ({"clip": ZClip(0.5, warmup=3)}, 1),
+        ({"manual": True}, 1),
+        ({"raw": True}, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@given(faults=faults)
+@settings(max_examples=3, deadline=None, derandomize=True)
+def test_weights_are_those_of_a_run_without_the_bad_batches(
+    tmp_path_factory: pytest.TempPathFactory,
+    optimizer: str,
+    options: dict[str, Any],
+    window: int,
+    faults: list[Fault],
+) -> None:
+    path = tmp_path_factory.mktemp("runs")
+    trainer = {key: options[key] for key in options.keys() - {"clip", *KINDS}}
+    kind = next((KINDS[key] for key in KINDS if key in options), automatic)
+    bad = {batch // window for batch, _, _ in faults}
+    never = Net([], optimizer)
+    never.batches = [b for b in never.batches if b // window not in bad]
+
+    def guard() -> GradGuard:
+        return skipping(clip=options.get("clip"))
+
+    skipped = fit(path / "skipped", kind(Net(faults, optimizer)), guard(), **trainer)
+    without = fit(path / "without", kind(never), guard(), **trainer)
+
+    assert same_weights(skipped, without)
+    run = read_run(path / "skipped" / "run")
+    assert run.refused.sum() == run.nonfinite.sum() == len(bad)
+    assert set(run.steps[run.refused]) == bad
+
+
+def test_lbfgs_does_not_move_on_a_bad_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lbfgs = {"lbfgs": lambda p: torch.optim.LBFGS(p, 0.1, max_iter=3)}
+    monkeypatch.setattr(f"{__name__}.OPTIMIZERS", lbfgs)
+    never = Net([], "lbfgs")
+    never.batches.remove(7)
+    bad = Net([(7, "first.bias", math.nan)], "lbfgs")
+
+    skipped = fit(tmp_path / "skipped", bad, skipping())
+    without = fit(tmp_path / "without", never, skipping())
+
+    assert same_weights(skipped, without)
+    assert read_run(tmp_path / "skipped" / "run").refused.sum() == 1
+
+
+class Two(Net):
+    """An optimizer for each layer, each with a backward pass of its own."""
+
+    def configure_optimizers(self) -> Any:
+        return [OPTIMIZERS["adamw"](layer.parameters()) for layer in self.children()]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.batch = int(batch)
+        optimizers: Any = self.optimizers()
+        for optimizer in optimizers:
+            self.toggle_optimizer(optimizer)
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(self.batch))
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+
+def test_of_several_optimizers_only_the_one_with_the_fault_is_stopped(
+    tmp_path: Path,
+) -> None:
+    model = Two([(7, "second.bias", -math.inf)])
+    model.automatic_optimization = False
+
+    fit(tmp_path, model, skipping())
+
+    first, second = read_optimizers(tmp_path / "run").values()
+    assert not first.refused.any()
+    assert np.flatnonzero(second.refused).tolist() == [7]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("value", [HUGE, DENORMAL, -HUGE])
+@pytest.mark.parametrize("clip", [None, ClipNorm(0.1), ZClip(warmup=3)], ids=repr)
+def test_finite_gradients_of_any_size_are_no_alarm(
+    tmp_path: Path, value: float, clip: Any
+) -> None:
+    faults = [(10, "first.bias", value)]
+
+    guarded = fit(tmp_path / "a", Net(faults), skipping(clip=clip))
+    plain = fit(tmp_path / "b", Net(faults), GradGuard(clip=clip))
+
+    run = read_run(tmp_path / "a" / "run")
+    assert not run.refused.any()
+    assert same_weights(guarded, plain)
+    if clip is not None:
+        assert all(parameter.isfinite().all() for parameter in guarded.parameters())
+
+
+class LossIsNaN(Net):
+    def loss(self, batch: int) -> Tensor:
+        return super().loss(batch) * (torch.nan if batch == 7 else 1)
+
+
+def test_one_nan_loss_skips_exactly_one_step(tmp_path: Path) -> None:
+    model = LossIsNaN([])
+    model.batches = list(range(200))
+
+    fit(tmp_path, model, skipping(clip=ZClip()))
+
+    run = read_run(tmp_path / "run")
+    assert run.steps[run.refused].tolist() == [7]
+    assert run.nonfinite.sum() == 1
+    points = events(tmp_path / "run").Scalars("gradguard/skipped_steps")
+    assert sum(point.value for point in points) == 1
+
+
+class Compare(GradGuard):
+    """Holds the state after batch 9 to that before, bit by bit."""
+
+    compared = False
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        super().on_train_batch_start(*args)
+        self.before = copy.deepcopy(self.state(*args[:2]))
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        super().on_train_batch_end(*args)
+        if args[-1] == 9:
+            torch.testing.assert_close(
+                self.state(*args[:2]), self.before, rtol=0, atol=0
+            )
+            self.compared = True
+
+    def state(self, trainer: Any, module: Any) -> list[Any]:
+        return [module.state_dict(), trainer.optimizers[0].state_dict()["state"]]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_skip_leaves_parameters_and_optimizer_state_bit_identical(
+    tmp_path: Path, optimizer: str
+) -> None:
+    guard = Compare(on_nonfinite="skip")
+
+    fit(tmp_path, Net([(9, "second.weight", math.nan)], optimizer), guard)
+
+    assert guard.compared
+
+
+def test_record_lets_the_bad_step_happen(tmp_path: Path) -> None:
+    model = fit(tmp_path, Net([(9, "second.weight", math.nan)]), GradGuard())
+
+    assert model.second.weight.isnan().any()
+    assert not read_run(tmp_path / "run").refused.any()
+
+
+def message(tmp_path: Path, model: Net, **options: Any) -> str:
+    with pytest.raises(NonFiniteGradientError) as raised:
+        fit(tmp_path, model, GradGuard(on_nonfinite="raise", **options))
+    return str(raised.value)
+
+
+def test_raise_names_step_loss_culprits_in_backward_order_and_what_to_try(
+    tmp_path: Path,
+) -> None:
+    model = Net([(13, "first.bias", math.inf)])
+    model.second.weight.register_hook(  # type: ignore[no-untyped-call] # torch's
+        lambda g: (
+            g.index_fill(1, torch.tensor([0, 1]), math.nan) if model.batch == 13 else g
+        )
+    )
+
+    said = message(tmp_path, model)
+
+    assert said.startswith(
+        "step 13, batch 13: gradients are not finite: "
+        "second.weight (NaN), first.bias (+Inf), first in backward order; "
+        "finite: second.bias, first.weight; loss 0."
+    )
+    assert "Trainer(detect_anomaly=True)" in said
+
+
+def test_raise_tells_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    said = message(tmp_path, LossIsNaN([]))
+
+    assert "second.bias (NaN), second.weight (NaN), first.bias (NaN) and 1 more" in said
+    assert "finite: none; loss nan: the forward pass broke" in said
+
+
+def test_raise_leaves_weights_and_records_as_they_were(tmp_path: Path) -> None:
+    model = Net([(9, "first.weight", -math.inf)])
+    never = Net([])
+    never.batches = list(range(9))
+
+    said = message(tmp_path / "a", model, clip=ClipNorm(0.1))
+    fit(tmp_path / "b", never, GradGuard(clip=ClipNorm(0.1)))
+
+    assert "first.weight (-Inf)" in said
+    assert same_weights(model, never)
+    assert read_run(tmp_path / "a" / "run").steps.tolist() == list(range(10))
+
+
+def test_too_many_skips_in_a_row_raise(tmp_path: Path) -> None:
+    bad = [(batch, "first.weight", math.nan) for batch in (3, 4, 6, 7, 8, 9)]
+    guard = GradGuard(on_nonfinite="skip", max_consecutive_skips=3)
+
+    with pytest.raises(
+        NonFiniteGradientError, match=r"step 9.*max_consecutive_skips=3"
+    ):
+        fit(tmp_path, Net(bad), guard)
+
+
+def test_skip_warns_once_per_streak(tmp_path: Path) -> None:
+    bad = [(batch, "first.weight", math.nan) for batch in (3, 4, 6)]
+
+    with pytest.warns(UserWarning, match="update skipped at step") as caught:
+        fit(tmp_path, Net(bad), skipping())
+
+    said = [str(w.message) for w in caught if "update skipped" in str(w.message)]
+    assert [text.split(",")[0] for text in said] == [
+        "update skipped at step 3",
+        "update skipped at step 6",
+    ]
+
+
+def test_scaler_searching_its_scale_is_no_alarm(tmp_path: Path) -> None:
+    scaler = GradScaler("cpu", init_scale=8.0)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    # One step's Inf is the scaler's affair, which halves the scale and skips it.
+    model = Net([(0, "first.weight", math.inf), (1, "first.weight", math.nan)])
+    guard = GradGuard(on_nonfinite="raise", clip=ZClip(warmup=3))
+
+    fit(tmp_path, model, guard, plugins=[plugin])
+
+    run = read_run(tmp_path / "run")
+    assert run.skipped.sum() == 2
+    assert not run.refused.any()
+    points = events(tmp_path / "run").Scalars("gradguard/amp_skipped")
+    assert sum(point.value for point in points) == 2
+    scales = events(tmp_path / "run").Scalars("gradguard/loss_scale")
+    assert scales[-1].value == 8.0 / 2 / 2
+
+
+class Dropping(Net):
+    def loss(self, batch: int) -> Tensor:
+        noise = torch.rand(()) + np.random.rand()  # noqa: NPY002 (what users draw from)
+        return super().loss(batch) * noise * (torch.inf if batch == 7 else 1)
+
+
+def test_dump_replays_the_first_bad_step(tmp_path: Path) -> None:
+    losses = []
+
+    class Keep(Dropping):
+        def loss(self, batch: int) -> Tensor:
+            noise_free = torch.get_rng_state()
+            loss = super().loss(batch)
+            losses.append((noise_free, loss.item()))
+            return loss
+
+    with pytest.warns(
+        UserWarning, match=r"batch 7 \(saved in .*bad-step-7-rank-0.pt\)"
+    ):
+        fit(tmp_path, Keep([]), skipping(dump_dir=tmp_path / "dump"))
+    (file,) = (tmp_path / "dump").iterdir()
+    bad = torch.load(file, weights_only=False)
+
+    assert (bad["step"], bad["batch_idx"], int(bad["batch"])) == (7, 7, 7)
+    assert bad["loss"] == math.inf
+    assert bad["gradients"]["second.bias"]["finite"] == 0
+    replayed = Dropping([])
+    replayed.load_state_dict(bad["weights"])
+    set_rng_state(bad["rng"])
+    assert torch.equal(torch.get_rng_state(), losses[7][0])
+    assert replayed.training_step(bad["batch"], bad["batch_idx"]) == losses[7][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"on_nonfinite": "stop"},
+            'on_nonfinite must be "record", "skip" or "raise", got \'stop\'',
+        ),
+        (
+            {"on_nonfinite": "skip", "max_consecutive_skips": 0},
+            "max_consecutive_skips must be at least 1, got 0",
+        ),
+        ({"dump_dir": "d"}, 'dump_dir needs on_nonfinite="skip" or "raise"'),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        GradGuard(**options)

@@ -1,0 +1,150 @@
+"""GradGuard with policies that learn: what it logs and what it saves."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, seed_everything
+
+from gradguard import (
+    AdaptiveClip,
+    AutoClip,
+    ByName,
+    ClipNorm,
+    ClipValue,
+    GradGuard,
+    ZClip,
+)
+from gradguard.clipping.policy import Policy
+from gradguard.fit.ledger import Ledger
+from gradguard.tensorboard.reader import read_run
+from tests.support.syncs import Syncs
+from tests.support.trainers import Net, events, fit, trainer, weights
+
+LEARNERS: list[Policy] = [AutoClip(30), ZClip(0.3, warmup=4)]
+learners = pytest.mark.parametrize("policy", LEARNERS, ids=repr)
+
+
+@learners
+def test_resumed_run_has_the_weights_of_an_uninterrupted_one(
+    policy: Policy, tmp_path: Path
+) -> None:
+    # So slow that norms of the last epoch are as large as those of the first.
+    net = partial(Net, optimizer=lambda p: torch.optim.SGD(p, 1e-3, 0.5))
+    seed_everything(7, verbose=False)
+    model = net()
+    whole = fit(tmp_path / "a", GradGuard(clip=policy), model=model, max_epochs=4)
+    seed_everything(7, verbose=False)
+    first = trainer(tmp_path / "b", GradGuard(clip=policy), max_epochs=2)
+    first.fit(net())
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = net()
+    trainer(tmp_path / "c", GradGuard(clip=policy), max_epochs=4).fit(
+        resumed, ckpt_path=str(tmp_path / "half.ckpt")
+    )
+
+    assert torch.equal(weights(resumed), weights(whole))
+    clipped = read_run(tmp_path / "a" / "run").clipped
+    assert 0 < clipped[40:].sum() < 40
+
+
+def test_checkpoint_of_an_observer_is_as_it_was(tmp_path: Path) -> None:
+    class Save(Callback):
+        def on_train_end(self, trainer: Any, _: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "end.ckpt")
+
+    fit(tmp_path, GradGuard(), Save())
+
+    assert "gradguard" not in torch.load(tmp_path / "end.ckpt", weights_only=True)
+
+
+def test_a_new_fit_learns_afresh(tmp_path: Path) -> None:
+    guard = GradGuard(clip=AutoClip(30))
+
+    fit(tmp_path / "one", guard)
+    fit(tmp_path / "two", guard)
+
+    one, two = (read_run(tmp_path / name / "run") for name in ("one", "two"))
+    np.testing.assert_array_equal(one.after, two.after)
+
+
+def test_threshold_in_force_is_logged(tmp_path: Path) -> None:
+    fit(tmp_path, GradGuard(clip=AutoClip(50)), log_every_n_steps=4)
+
+    totals = read_run(tmp_path / "run").total_before
+    logged = events(tmp_path / "run").Scalars("gradguard/threshold")
+    assert [point.value for point in logged] == pytest.approx(
+        [np.percentile(totals[:seen], 50) for seen in (4, 8, 12, 16, 20)]
+    )
+
+
+def test_several_thresholds_are_told_apart(tmp_path: Path) -> None:
+    policy = ByName({"first.*": ClipNorm(0.1), "second.*": ClipValue(0.2)})
+
+    fit(tmp_path, GradGuard(clip=policy))
+
+    tags = events(tmp_path / "run").Tags()["scalars"]
+    assert sorted(tag for tag in tags if "threshold" in tag) == [
+        "gradguard/threshold/first.*",
+        "gradguard/threshold/second.*",
+    ]
+
+
+def test_pattern_without_parameters_ends_the_fit_at_its_start(tmp_path: Path) -> None:
+    guard = GradGuard(clip=ByName({"frist.*": ClipNorm(0.1)}))
+
+    with pytest.raises(ValueError, match="matches no parameter; the nearest: first"):
+        fit(tmp_path, guard)
+
+
+def syncs_per_step(
+    path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> float:
+    """Train 20 steps; count the syncs in what gradguard does at each of them."""
+
+    def counted(see: Any) -> Any:
+        def see_counted(*args: Any) -> Any:
+            with Syncs():  # type: ignore[no-untyped-call] # by its base
+                return see(*args)
+
+        return see_counted
+
+    for moment in ("see_before", "see_update"):
+        monkeypatch.setattr(Ledger, moment, counted(getattr(Ledger, moment)))
+    monkeypatch.setattr(Syncs, "count", 0)
+    fit(path, GradGuard(**settings))
+    return Syncs.count / 20
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [None, ClipNorm(0.1), ClipValue(0.01), *LEARNERS, AdaptiveClip()],
+    ids=repr,
+)
+@pytest.mark.parametrize(("on_nonfinite", "syncs"), [("record", 0), ("skip", 1)])
+def test_syncs_per_step(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    clip: Any,
+    on_nonfinite: str,
+    syncs: int,
+) -> None:
+    counted = syncs_per_step(
+        tmp_path, monkeypatch, clip=clip, on_nonfinite=on_nonfinite
+    )
+
+    assert counted == syncs
+
+
+def test_a_planted_item_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Planted(ClipNorm):
+        def clip(self, gradients: Any, norms: Any, state: Any) -> Any:
+            norms.sum().item()
+            return super().clip(gradients, norms, state)
+
+    assert syncs_per_step(tmp_path, monkeypatch, clip=Planted(0.1)) == 1

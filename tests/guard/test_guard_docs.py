@@ -1,0 +1,56 @@
+"""docs/guard.md runs as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradguard
+from gradguard.experiments.resolve import parse, resolve
+from tests.support import ROOT
+
+PAGE = (ROOT / "docs/guard.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_code_runs_as_pasted(code: str) -> None:
+    exec(compile(code, "guard.md", "exec"), {})
+
+
+def test_yaml_is_an_experiment() -> None:
+    (text,) = blocks("yaml")
+
+    experiment = resolve(config="srn", values=parse(text))
+
+    assert experiment.on_nonfinite == "skip"
+    assert [clip.zclip for clip in experiment.clip] == [2.5, None]
+
+
+def test_every_policy_has_its_row() -> None:
+    policies = {name for name in gradguard.__all__ if "Clip" in name} | {"ByName"}
+    rows = set(re.findall(r"^\| `(\w+)\(", PAGE, re.MULTILINE))
+
+    assert rows == policies - {"Clipper"}
+
+
+@pytest.mark.slow
+def test_replay_example_finds_what_broke(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/replay_bad_step.py")],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert "weights are finite: True" in done.stdout
+    assert "step 3, batch 3" in done.stdout
+    assert "autograd says: Function 'MseLossBackward0' returned nan" in done.stdout
+    assert "smallest input of the batch: 0.0" in done.stdout

@@ -1,0 +1,349 @@
+"""`gradguard report --html` in a real browser, and `--figure` as pixels."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from gradguard.errors import ConfigError
+from gradguard.records.recording import STATISTICS, Epochs, Recording
+from gradguard.records.records import Floats
+from gradguard.report.command import Wanted, report
+from gradguard.report.panel import Panel, share_scale, span_of
+from gradguard.report.panels import panels
+from gradguard.report.picture import draw
+from gradguard.report.runs import Run
+from gradguard.report.view import View, view
+from tests.support.board import records, write
+
+PATIENCE = 60  # seconds
+OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1400")
+HOSTILE = "</script><script>document.body.dataset.state='stolen'</script><b>$x$ \"q\""
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs: one explodes after 20 of 30 steps, one is clipped."""
+    log_dir = tmp_path_factory.mktemp("pictures")
+    names = ("hidden.weight", HOSTILE)
+    before = np.geomspace(1, 1e9, 30)[:, None] * np.array([1.0, 3.0])
+    before[20:] = np.inf
+    write(log_dir / "version_0", records(before, names=names))
+    steady = records(np.full((30, 2), 5.0), coefficient=0.1, names=names)
+    clip = "ClipNorm(max_norm=0.7071, per_parameter=False)"
+    write(log_dir / "version_1", steady, clip=clip)
+    return log_dir
+
+
+@pytest.fixture(scope="module")
+def page(logs: Path) -> Path:
+    file = logs / "report.html"
+    report([logs], Wanted(html=str(file)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    """Debian's Chromium, without a network."""
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    if not (driver and chromium):
+        assert "CI" not in os.environ, "CI must run the page's tests"
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for option in OPTIONS:
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as driven:
+        driven.execute_cdp_cmd("Network.enable", {})
+        driven.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["http*"]})
+        yield driven
+
+
+def opened(browser: webdriver.Chrome, page: Path, *, dark: bool = False) -> None:
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    browser.get(page.as_uri())
+    WebDriverWait(browser, PATIENCE, 0.1).until(
+        lambda _: state(browser) in {"drawn", "stolen"}
+    )
+
+
+def state(browser: webdriver.Chrome) -> object:
+    return browser.execute_script("return document.body.dataset.state")
+
+
+def pictures(browser: webdriver.Chrome) -> list[dict[str, Any]]:
+    """What the page's pictures show."""
+    script = """
+        return JSON.stringify([...document.querySelectorAll(".picture")].map(
+            ({data, layout}) => ({title: layout.title.text, ink: layout.font.color,
+                lines: data.map(({name, x, y}) => ({name, x, y}))})))"""
+    drawn: list[dict[str, Any]] = json.loads(browser.execute_script(script))
+    return drawn
+
+
+def one(recording: Recording) -> Run:
+    return Run("run", Path("run"), "", recording)
+
+
+def by_key(*runs: Run, shown: View | None = None) -> list[dict[str, Panel]]:
+    drawn = panels(list(runs), shown or View())
+    return [{panel.key: panel for panel in row} for row in drawn]
+
+
+def norms_of(column: list[float]) -> Recording:
+    return Recording(records(np.array(column)[:, None], names=("w",)))
+
+
+def epochs(values: Floats) -> Recording:
+    count = values.shape[1]
+    names = tuple(f"{number}.w" for number in range(count))
+    numbers = np.arange(-1, len(values) - 1)
+    return Recording(
+        records(np.ones((4, count)), names=names), epochs=Epochs(names, numbers, values)
+    )
+
+
+@pytest.mark.slow
+def test_page_draws_every_picture_without_complaint(
+    browser: webdriver.Chrome, page: Path
+) -> None:
+    opened(browser, page)
+
+    titles = [picture["title"] for picture in pictures(browser)]
+    assert [title.split(": ")[1] for title in titles] == [
+        *["gradient norms by step"] * 2,
+        *["gradient norms by depth"] * 2,
+    ]
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]  # selenium
+
+
+@pytest.mark.slow
+def test_page_shows_names_as_they_are(browser: webdriver.Chrome, page: Path) -> None:
+    opened(browser, page)
+
+    assert state(browser) == "drawn"
+    legend = browser.find_elements(By.CSS_SELECTOR, ".legendtext")
+    assert HOSTILE in {element.text for element in legend}
+    browser.execute_script("document.querySelector('details').open = true")
+    heads = browser.find_elements(By.CSS_SELECTOR, "details tbody th")
+    assert HOSTILE in {element.text for element in heads}
+
+
+@pytest.mark.slow
+def test_page_says_what_the_table_says(
+    browser: webdriver.Chrome,
+    page: Path,
+    logs: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened(browser, page)
+    shown = browser.find_element(By.TAG_NAME, "body").text
+
+    report([logs], Wanted(as_json=True))
+
+    for run in json.loads(capsys.readouterr().out)["runs"]:
+        assert run["suggestion"]["reason"] in shown
+        for finding in run["findings"]:
+            told = f"{finding['severity']} {finding['kind']}: {finding['text']}"
+            assert told in shown
+            assert finding["advice"] in shown
+    assert "non-finite steps 10, from step 20 0" in shown
+
+
+@pytest.mark.slow
+def test_page_follows_the_browser_into_the_dark(
+    browser: webdriver.Chrome, page: Path
+) -> None:
+    inks = []
+    for dark in (False, True):
+        opened(browser, page, dark=dark)
+        inks.append({picture["ink"] for picture in pictures(browser)})
+
+    assert inks == [{"#212121"}, {"#eeeeee"}]
+
+
+def test_page_asks_the_network_for_nothing(page: Path) -> None:
+    text = page.read_text()
+
+    own = text[: text.index("plotly.js v")] + text[text.rindex("<script>") :]
+    assert not re.search(r"https?://|\bsrc=|@import|url\(", own)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_figure_is_written_in_the_format_of_its_name(
+    logs: Path, tmp_path: Path, suffix: str
+) -> None:
+    file = tmp_path / f"norms{suffix}"
+
+    report([logs], Wanted(figure=str(file)))
+
+    starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+    assert file.read_bytes().startswith(starts[suffix])
+
+
+def test_figure_shows_runs_side_by_side(logs: Path, tmp_path: Path) -> None:
+    widths = []
+    for path in (logs / "version_0", logs):
+        file = tmp_path / "norms.png"
+        report([path], Wanted(figure=str(file)))
+        pixels = matplotlib.image.imread(file)
+        widths.append(pixels.shape[1])
+        # Each run's half holds more than white.
+        for half in np.array_split(pixels, len(widths), axis=1):
+            assert half[..., :3].std() > 0.05
+
+    assert widths[1] == 2 * widths[0]
+
+
+def test_figure_refuses_more_runs_than_fit(tmp_path: Path) -> None:
+    runs = [one(norms_of([1.0]))] * 13
+
+    with pytest.raises(ConfigError, match="draws 12 runs side by side at most, got 13"):
+        draw(runs, tmp_path / "norms.png", view=View())
+
+
+def test_command_tells_where_it_wrote(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "norms.svg"
+
+    report([logs], Wanted(figure=str(file), as_json=True))
+
+    out, err = capsys.readouterr()
+    assert err == f"wrote {file}\n"
+    json.loads(out)
+
+
+def test_steps_limit_what_is_drawn() -> None:
+    recording = norms_of([1.0, 2.0, 3.0, 4.0])
+
+    [drawn] = by_key(one(recording), shown=view(steps="1:3"))
+
+    assert list(drawn["steps"].lines[0].x) == [1, 2]
+    assert list(drawn["depth"].lines[0].y) == [(2.0 + 3.0) / 2]
+
+
+def test_parameters_named_are_drawn_in_place_of_the_worst() -> None:
+    recording = Recording(records(np.ones((3, 9))))
+
+    [worst] = by_key(one(recording))
+    [named] = by_key(one(recording), shown=view(parameters=r"\.[78]\."))
+
+    assert len({line.name for line in worst["steps"].lines}) == 1 + 4
+    names = ["layer.7.weight", "layer.8.weight"]
+    assert [line.name for line in named["steps"].lines[::2]] == ["total", *names]
+    assert list(named["depth"].ticks) == names
+
+
+def test_runs_of_one_model_show_the_same_parameters_in_the_same_colours() -> None:
+    rising, falling = np.eye(6)[:3], np.eye(6)[3:]
+    runs = [one(Recording(records(before))) for before in (rising, falling)]
+
+    drawn = by_key(*runs)
+
+    looks = [[(line.name, line.color) for line in row["steps"].lines] for row in drawn]
+    assert looks[0] == looks[1]
+
+
+def test_threshold_is_drawn_where_it_held() -> None:
+    recording = norms_of([1.0] * 6)
+    clip = recording.clips[0]._replace(
+        text="ClipNorm(max_norm=5.0, per_parameter=False)"
+    )
+    clips = (clip, clip._replace(step=4, text=""))
+
+    [drawn] = by_key(one(Recording(recording.records, clips)))
+
+    [line] = [line for line in drawn["steps"].lines if line.style == "threshold"]
+    assert (list(line.x), list(line.y)) == ([0, 3], [5.0, 5.0])
+
+
+def test_nonfinite_steps_are_marked_above_all_lines() -> None:
+    [drawn] = by_key(one(norms_of([1.0, np.inf, 100.0, np.nan])))
+
+    lines = drawn["steps"].lines
+    [marks] = [line for line in lines if line.style == "nonfinite"]
+    assert list(marks.x) == [1, 3]
+    assert min(marks.y) > 100.0
+
+
+def test_no_spike_is_lost_in_a_long_run() -> None:
+    before = np.ones((100_000, 1))
+    before[54_321] = 1e6
+
+    [drawn] = by_key(one(Recording(records(before))))
+
+    total = drawn["steps"].lines[0]
+    assert len(total.x) <= 1500
+    assert max(total.y) == 1e6
+
+
+def test_norm_of_zero_is_drawn_at_the_bottom() -> None:
+    [drawn] = by_key(one(norms_of([1.0, 0.0, 1.0])))
+
+    assert 0 < min(drawn["steps"].lines[0].y) < 1
+    assert "at the bottom: so much or less" in drawn["steps"].x_label
+
+
+def test_median_of_zero_is_a_mark_by_depth() -> None:
+    recording = Recording(records(np.array([[0.0, 2.0]] * 3)))
+
+    [drawn] = by_key(one(recording))
+
+    [marks] = [line for line in drawn["depth"].lines if line.style == "zero"]
+    assert list(marks.x) == [0]
+
+
+def test_run_that_explodes_does_not_flatten_the_others() -> None:
+    steady, exploded = norms_of([1.0, 2.0]), norms_of([1.0, 1e20])
+    drawn = by_key(one(steady), one(steady), one(exploded))
+
+    pictures = [row["steps"] for row in drawn]
+
+    assert share_scale(pictures[:2])
+    assert not share_scale(pictures)
+
+
+def test_statistics_are_drawn_by_epoch_from_before_training_on() -> None:
+    values = np.random.default_rng(0).uniform(1, 2, (4, 3, len(STATISTICS)))
+    recording = epochs(values.astype(np.float32))
+
+    [drawn] = by_key(one(recording), shown=view(parameters="0|2"))
+
+    assert list(drawn) == ["steps", "depth", *STATISTICS[:5]]
+    sd = drawn["gradient_sd_after"]
+    assert sd.log
+    assert not drawn["gradient_mean_after"].log
+    assert [line.name for line in sd.lines] == ["0.w", "2.w"]
+    assert list(sd.lines[0].x) == [-1, 0, 1, 2]
+    index = STATISTICS.index("gradient_sd_after")
+    assert list(sd.lines[1].y) == values[:, 2, index].astype(np.float32).tolist()
+    assert span_of([drawn["weight_mean"]]) is None
+
+
+@pytest.mark.parametrize("name", ["$x_1$", "_private", "a\\b", "[red]", "100%"])
+def test_figure_takes_any_name(tmp_path: Path, name: str) -> None:
+    run = one(Recording(records(np.ones((3, 1)), names=(name,))))
+
+    draw([run], tmp_path / "norms.svg", view=View())
+
+    assert (tmp_path / "norms.svg").exists()
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_run_without_a_norm_to_draw_is_drawn(tmp_path: Path, value: float) -> None:
+    draw([one(norms_of([value] * 3))], tmp_path / "norms.png", view=View())
+
+    assert (tmp_path / "norms.png").exists()
