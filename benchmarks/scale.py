@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from gradguard import ClipNorm
 from gradguard.clipping.clipper import Clipper
 from gradguard.fit.ledger import Ledger
-from gradguard.gradients.columns import Columns
+from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.sharding import Shards
+from gradguard.records.intervals import interval_scalars
+from gradguard.records.schema import Schema
 from gradguard.tensorboard.reader import read_run
-from gradguard.tensorboard.tags import Schema
-from gradguard.tensorboard.writer import EventWriter, interval_scalars
+from gradguard.tensorboard.writer import EventWriter
 
 PARAMETERS = (10, 100, 1_000, 5_000, 20_000)
 STEPS = (200, 1_000, 5_000)
@@ -47,7 +48,7 @@ class Run:
             parameter.grad = torch.ones(16)
         held: list[Tensor] = [*self.parameters]
         names = {parameter: f"layer.{i}.weight" for i, parameter in enumerate(held)}
-        columns = Columns(held, names, Shards(held, None))
+        columns = ParameterColumns(held, names, Shards(held, None))
         optimizer = torch.optim.SGD(self.parameters, lr=0.1)
         clipper = Clipper.over(columns, ClipNorm(_MAX_NORM))
         self._ledger = Ledger(optimizer, clipper, _INTERVAL)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from gradguard.clipping.agc import AdaptiveClip as AdaptiveClip
     from gradguard.clipping.by_name import ByName as ByName
     from gradguard.clipping.clipper import Clipper as Clipper
+    from gradguard.clipping.fixed import ClipNorm as ClipNorm
+    from gradguard.clipping.fixed import ClipValue as ClipValue
     from gradguard.clipping.learned import AutoClip as AutoClip
     from gradguard.clipping.learned import ZClip as ZClip
-    from gradguard.clipping.policy import ClipNorm as ClipNorm
-    from gradguard.clipping.policy import ClipValue as ClipValue
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
 
 __version__ = "0.1.0"
@@ -24,8 +24,8 @@ _HOMES = {
     "AdaptiveClip": "gradguard.clipping.agc",
     "AutoClip": "gradguard.clipping.learned",
     "ByName": "gradguard.clipping.by_name",
-    "ClipNorm": "gradguard.clipping.policy",
-    "ClipValue": "gradguard.clipping.policy",
+    "ClipNorm": "gradguard.clipping.fixed",
+    "ClipValue": "gradguard.clipping.fixed",
     "Clipper": "gradguard.clipping.clipper",
     "NonFiniteGradientError": "gradguard.errors",
     "GradGuard": "gradguard.callback",

@@ -45,7 +45,7 @@ def callbacks() -> "list[GradGuard]":
     if asked in _OFF:
         return []
     from gradguard.callback import GradGuard  # noqa: PLC0415 (only when asked for)
-    from gradguard.clipping.policy import ClipNorm, ClipValue  # noqa: PLC0415 (likewise)
+    from gradguard.clipping.fixed import ClipNorm, ClipValue  # noqa: PLC0415 (likewise
 
     options = {} if asked == _ON else dict(map(_option, asked.split(",")))
     policies = {"clip_norm": ClipNorm, "clip_value": ClipValue}

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from gradguard.clipping.policy import Clip, State, in_order, in_words
 from gradguard.fit.cautions import unlisted
-from gradguard.fit.loggers import Recorder
+from gradguard.fit.loggers import Loggers
 from gradguard.fit.watch import Watch
 from gradguard.guard.gate import Action, OnNonFinite
 from gradguard.hooks.idle import HOOKS
@@ -148,7 +148,7 @@ class GradGuard(Callback):
             warnings.warn(unlisted(), stacklevel=2)
         if self is not next((c for c in everyone if isinstance(c, GradGuard)), None):
             return  # the first one watches; `gradguard.attach` adds another at the end
-        recorder = Recorder(
+        recorder = Loggers(
             trainer, every_n_steps=self.every_n_steps, max_scalars=self.max_scalars
         )
         self._watch = Watch(

@@ -24,7 +24,7 @@ from gradguard.clipping.clipper import Clipper
 from gradguard.clipping.policy import Policy
 from gradguard.data.batches import Batches
 from gradguard.fit.ledger import Ledger
-from gradguard.gradients.columns import Columns
+from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.sharding import Shards
 from gradguard.tensorboard.reader import read_run
 
@@ -121,7 +121,7 @@ def test_no_step_waits_for_the_device(policies: list[Policy]) -> None:
     names: dict[Tensor, str] = {
         parameter: name for name, parameter in net.named_parameters()
     }
-    columns = Columns(list(names), names, Shards(list(names), net))
+    columns = ParameterColumns(list(names), names, Shards(list(names), net))
     ledger = Ledger(optimizer, Clipper.over(columns, policies), 100)
     (batch,) = next(iter(net.train_dataloader()))
     loss = net.training_step((batch.cuda(),), 0)

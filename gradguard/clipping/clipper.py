@@ -9,13 +9,13 @@ from typing_extensions import Self
 
 from gradguard.clipping.by_name import check
 from gradguard.clipping.policy import Clip, State, apply_to, in_order
-from gradguard.gradients.columns import Columns
+from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.norms import Gradients, total_norm
 from gradguard.gradients.sharding import Shards
 from gradguard.records.records import MISSING
 
 
-class Record(NamedTuple):
+class ClippedNorms(NamedTuple):
     """What one clip did to `P` parameters' gradients, on their device.
 
     Attributes:
@@ -84,26 +84,26 @@ class Clipper:
     ) -> None:
         names = dict(_named(parameters))
         held = list(names)
-        columns = Columns(held, names, Shards(held, module))
+        columns = ParameterColumns(held, names, Shards(held, module))
         self._open(columns, policy)
         check(self.policies, columns.names)
 
     @classmethod
-    def over(cls, columns: Columns, policy: Clip) -> Self:
+    def over(cls, columns: ParameterColumns, policy: Clip) -> Self:
         """Return the clipper of parameters that are columns already, unchecked."""
         clipper = cls.__new__(cls)
         clipper._open(columns, policy)
         return clipper
 
     @torch.no_grad()
-    def clip(self) -> Record:
+    def clip(self) -> ClippedNorms:
         """Clip the gradients there are now, in place, and learn from their norms."""
         gradients = self.columns.gradients(to_clip=bool(self.policies))
         if not gradients:
             absent = torch.full((len(self.columns.parameters),), MISSING)
-            return Record(absent, absent)
+            return ClippedNorms(absent, absent)
         norms = gradients.norms()
-        return Record(self.columns.row(norms), self.clip_these(gradients, norms))
+        return ClippedNorms(self.columns.row(norms), self.clip_these(gradients, norms))
 
     def clip_these(self, gradients: Gradients, norms: Tensor) -> Tensor:
         """Clip gradients whose norms are known, `[n]`; return those after, `[P]`."""
@@ -126,7 +126,7 @@ class Clipper:
         device = self.columns.parameters[0].device
         self._state |= _mapped(state, lambda tensor: tensor.to(device, copy=True))
 
-    def _open(self, columns: Columns, policy: Clip) -> None:
+    def _open(self, columns: ParameterColumns, policy: Clip) -> None:
         self.columns = columns
         self.policies = in_order(policy)
         self._state: State = {}

@@ -6,8 +6,9 @@ from lightning.pytorch import LightningModule
 
 from gradguard.clipping.agc import AdaptiveClip
 from gradguard.clipping.by_name import ByName, check
+from gradguard.clipping.fixed import ClipNorm, ClipValue
 from gradguard.clipping.learned import AutoClip, ZClip
-from gradguard.clipping.policy import ClipNorm, ClipValue, Policy
+from gradguard.clipping.policy import Policy
 from gradguard.errors import ConfigError
 from gradguard.experiments.config import MODELS, Clip, Experiment, import_class
 

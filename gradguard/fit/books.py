@@ -14,12 +14,13 @@ from gradguard.clipping.policy import Policy, State
 from gradguard.fit.cautions import clip_in_words, unoptimized
 from gradguard.fit.epochs import EpochRows
 from gradguard.fit.ledger import Ledger
-from gradguard.fit.loggers import Recorder
-from gradguard.gradients.columns import Columns, parameters_of
+from gradguard.fit.loggers import Loggers
+from gradguard.gradients.columns import ParameterColumns, parameters_of
 from gradguard.gradients.scaling import scale_in_force
 from gradguard.gradients.sharding import Shards
 from gradguard.guard.gate import Gate
-from gradguard.tensorboard.tags import LOSS_SCALE, Schema, threshold_tag
+from gradguard.records.intervals import LOSS_SCALE, threshold_tag
+from gradguard.records.schema import Schema
 
 # Steps between two writes where the Trainer names none (`log_every_n_steps=0`).
 _STEPS_PER_WRITE = 50
@@ -50,8 +51,8 @@ class Books:
         trainer: Any,
         module: Any,
         policies: Sequence[Policy],
-        recorder: Recorder,
-        gate: Callable[[Optimizer, Columns], Gate] | None,
+        recorder: Loggers,
+        gate: Callable[[Optimizer, ParameterColumns], Gate] | None,
         *,
         layer_statistics: bool,
         writes_at_update: bool,
@@ -96,12 +97,14 @@ class Books:
             ledger.clipper.load_state_dict(learned)
         return ledger
 
-    def open(self, optimizer: Optimizer, columns: Columns | None = None) -> Ledger:
+    def open(
+        self, optimizer: Optimizer, columns: ParameterColumns | None = None
+    ) -> Ledger:
         """Start an optimizer's ledger, over its parameters or over columns given."""
         if columns is None:
             parameters = parameters_of(optimizer)
             shards = Shards(parameters, self._module)
-            columns = Columns(parameters, self.names, shards)
+            columns = ParameterColumns(parameters, self.names, shards)
             if self._layer_statistics:
                 self._epochs[optimizer] = EpochRows(
                     self._trainer, optimizer, columns, shards
@@ -160,7 +163,7 @@ class Books:
         for ledger, state in zip(self._ledgers.values(), states, strict=False):
             ledger.clipper.load_state_dict(state)
 
-    def _schema(self, optimizer: Optimizer, columns: Columns) -> Schema:
+    def _schema(self, optimizer: Optimizer, columns: ParameterColumns) -> Schema:
         optimizers = self._trainer.optimizers
         label = f"optimizer_{optimizers.index(optimizer)}" if optimizers[1:] else ""
         return Schema(

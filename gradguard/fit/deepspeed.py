@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from gradguard.clipping.policy import Policy, in_words
 from gradguard.fit.ledger import Ledger
-from gradguard.gradients.columns import Columns, parameters_of
+from gradguard.gradients.columns import ParameterColumns, parameters_of
 from gradguard.gradients.norms import Gradients, total_norm
 from gradguard.gradients.sharding import Shards
 
@@ -73,7 +73,7 @@ def at_engine_step(
     return lambda: vars(engine).pop("step")
 
 
-class Fragments(Columns):
+class Fragments(ParameterColumns):
     """The parameters an engine trains, each process holding a part of each gradient.
 
     ZeRO fills in zeros for a parameter the loss does not reach: its norm is 0.

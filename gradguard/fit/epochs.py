@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradguard.gradients.columns import Columns
+from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.norms import plain
 from gradguard.gradients.scaling import scale_at_update
 from gradguard.gradients.sharding import Shards, local
@@ -31,7 +31,11 @@ class EpochRows:
     """
 
     def __init__(
-        self, trainer: Any, optimizer: Optimizer, columns: Columns, shards: Shards
+        self,
+        trainer: Any,
+        optimizer: Optimizer,
+        columns: ParameterColumns,
+        shards: Shards,
     ) -> None:
         self._trainer = trainer
         self._optimizer = optimizer

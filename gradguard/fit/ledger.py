@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from gradguard.clipping.clipper import Clipper
 from gradguard.fit.buffer import Buffer
-from gradguard.fit.spikes import Alarm
+from gradguard.fit.spikes import SpikeDetector
 from gradguard.gradients.columns import parameters_of
 from gradguard.gradients.flat_norms import quick_norms
 from gradguard.gradients.scaling import (
@@ -19,7 +19,7 @@ from gradguard.gradients.scaling import (
     unscaled,
 )
 from gradguard.guard.gate import Gate
-from gradguard.hooks.takeover import Known, hooked_by_others, known
+from gradguard.hooks.takeover import MeasuredGradients, hooked_by_others, known
 from gradguard.records.records import MISSING, REFUSED, Records
 
 
@@ -52,11 +52,11 @@ class Ledger:
         self._gate = gate
         parameters = self.columns.parameters
         self._buffer = Buffer(len(parameters), steps_per_write, parameters[0].device)
-        self._alarm = Alarm(len(parameters))
+        self._alarm = SpikeDetector(len(parameters))
         # One for all steps: making it costs as much again.
         self._no_grad = torch.no_grad()
         self._before: Tensor | None = None
-        self._known: Known | None = None
+        self._known: MeasuredGradients | None = None
         self._exact = False
         self._announced: int | None = None
         self._last_step = -1

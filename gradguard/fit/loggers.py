@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from gradguard.records.intervals import interval_scalars
 from gradguard.records.recording import Epochs
 from gradguard.records.records import Records, thinned
-from gradguard.tensorboard.tags import Schema
-from gradguard.tensorboard.writer import EventWriter, interval_scalars
+from gradguard.records.schema import Schema
+from gradguard.tensorboard.writer import EventWriter
 
 
-class Recorder:
+class Loggers:
     """Write records to every logger of a Trainer; only the process of rank zero does.
 
     Args:

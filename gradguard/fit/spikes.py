@@ -11,7 +11,7 @@ from gradguard.records.records import MISSING
 _FAR_ABOVE_MEDIAN = 50.0
 
 
-class Alarm:
+class SpikeDetector:
     """Ring at the first of several steps that are not finite or far above the median.
 
     Args:

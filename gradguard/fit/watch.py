@@ -11,8 +11,8 @@ from gradguard.clipping.policy import Policy
 from gradguard.fit.books import Books
 from gradguard.fit.cautions import cautions, clips_scaled, clips_too, no_statistics
 from gradguard.fit.deepspeed import ENGINE_STEP, Fragments, at_engine_step, engine_of
-from gradguard.fit.loggers import Recorder
-from gradguard.gradients.columns import Columns, parameters_of
+from gradguard.fit.loggers import Loggers
+from gradguard.gradients.columns import ParameterColumns, parameters_of
 from gradguard.gradients.scaling import loss_scale, uses_scaler
 from gradguard.guard.dump import Dump
 from gradguard.guard.gate import Gate, OnNonFinite
@@ -52,7 +52,7 @@ class Watch:
         module: Any,
         callback: object,
         policies: tuple[Policy, ...],
-        recorder: Recorder,
+        recorder: Loggers,
         on_nonfinite: OnNonFinite,
         *,
         layer_statistics: bool = False,
@@ -175,7 +175,7 @@ class Watch:
         update = partial(self.books.see_update, optimizer)
         self._undo.append(at_update(optimizer, update))
 
-    def _gate(self, optimizer: Optimizer, columns: Columns) -> Gate:
+    def _gate(self, optimizer: Optimizer, columns: ParameterColumns) -> Gate:
         return Gate(optimizer, columns, self._on_nonfinite, self._dump.save)
 
     def _see_all(self) -> None:

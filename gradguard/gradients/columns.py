@@ -11,7 +11,7 @@ from gradguard.gradients.sharding import Shards, local
 from gradguard.records.records import MISSING
 
 
-class Columns:
+class ParameterColumns:
     """Gather gradients from parameters, and spread their norms over them.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gradguard.gradients.columns import Columns
+from gradguard.gradients.columns import ParameterColumns
 from gradguard.guard.culprits import counts
 
 
@@ -37,7 +37,7 @@ class Dump:
             self._batch = batch
             self._rng = rng_state()
 
-    def save(self, step: int, loss: float | None, columns: Columns) -> str:
+    def save(self, step: int, loss: float | None, columns: ParameterColumns) -> str:
         """Save the first bad step; return where that step is found, in words."""
         where = f"batch {self._batch_idx}"
         if self._directory is None or self._saved:

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from torch.optim import Optimizer
 
 from gradguard.errors import NonFiniteGradientError
-from gradguard.gradients.columns import Columns
+from gradguard.gradients.columns import ParameterColumns
 from gradguard.guard.culprits import advice, culprits
 
 Action = Literal["record", "skip", "raise"]
@@ -62,9 +62,9 @@ class Gate:
     def __init__(
         self,
         optimizer: Optimizer,
-        columns: Columns,
+        columns: ParameterColumns,
         settings: OnNonFinite,
-        dump: Callable[[int, float | None, Columns], str],
+        dump: Callable[[int, float | None, ParameterColumns], str],
     ) -> None:
         self._optimizer = optimizer
         self._columns = columns

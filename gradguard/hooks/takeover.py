@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
-from gradguard.clipping.policy import ClipNorm
+from gradguard.clipping.fixed import ClipNorm
 from gradguard.gradients.norms import Gradients
 from gradguard.gradients.scaling import uses_scaler
 from gradguard.hooks.moment import BEFORE_OPTIMIZER_STEP, overrides
@@ -54,7 +54,7 @@ def hooked_by_others(optimizer: Optimizer) -> bool:
     return len(hooks) > 1 or bool(_global_optimizer_pre_hooks)
 
 
-class Known:
+class MeasuredGradients:
     """Gradients whose norms are known, as long as nobody else touches them.
 
     Args:
@@ -94,7 +94,7 @@ def _changes(tensors: Sequence[Tensor]) -> int:
     return sum(map(_version, tensors))
 
 
-def known(gradients: Gradients, norms: Tensor) -> Known | None:
+def known(gradients: Gradients, norms: Tensor) -> MeasuredGradients | None:
     """Return gradients with their norms, None where changes cannot be told or foreseen.
 
     On accelerators, whose overflows are not looked at, in half precision, which rounds
@@ -104,4 +104,4 @@ def known(gradients: Gradients, norms: Tensor) -> Known | None:
         return None
     if any(map(Tensor.is_inference, gradients.tensors)):
         return None
-    return Known(gradients, norms)
+    return MeasuredGradients(gradients, norms)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradguard.records.recording import ClipInForce, Epochs, Recording
 from gradguard.records.records import MISSING, Floats, Records, from_stored
-from gradguard.tensorboard.tags import Schema
+from gradguard.records.schema import Schema
 
 
 class Write(NamedTuple):

@@ -15,9 +15,9 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from gradguard.records.recording import STATISTICS, Recording
 from gradguard.records.records import Records
+from gradguard.records.schema import Schema
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.join import EpochWrite, Write, join
-from gradguard.tensorboard.tags import Schema
 
 # A record of an event file is: length (8 bytes), its checksum (4), data, checksum (4).
 _HEADER = struct.Struct("<QI")

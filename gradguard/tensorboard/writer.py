@@ -20,8 +20,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from gradguard.records.recording import Epochs
 from gradguard.records.records import Records, to_stored
+from gradguard.records.schema import Schema
 from gradguard.tensorboard import tags
-from gradguard.tensorboard.tags import Schema
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -34,31 +34,6 @@ class EventSink(Protocol):
 
     def flush(self) -> None:
         """Wait until everything queued is in the file."""
-
-
-def interval_scalars(records: Records) -> dict[str, float]:
-    """Sum up the steps of one interval in the scalars every logger gets.
-
-    A step that a gradient scaler skips while it looks for its scale is counted and
-    otherwise left out: it is no alarm. One that gradguard skips is an alarm, and is left
-    out of the sums only.
-    """
-    scalars = {
-        tags.AMP_SKIPPED: float(records.skipped.sum()),
-        tags.SKIPPED_STEPS: float(records.refused.sum()),
-        tags.NONFINITE_STEPS: float((records.nonfinite & ~records.skipped).sum()),
-    }
-    left_out = records.skipped | records.refused
-    applied = records[~left_out] if left_out.any() else records
-    if len(applied.steps):
-        scalars |= {
-            tags.TOTAL_BEFORE: float(applied.total_before[-1]),
-            tags.TOTAL_BEFORE_MAX: float(applied.total_before.max()),
-            tags.TOTAL_AFTER: float(applied.total_after[-1]),
-            tags.COEFFICIENT_MIN: float(applied.coefficient.min()),
-            tags.CLIP_FRACTION: applied.clip_fraction,
-        }
-    return scalars
 
 
 class EventWriter:

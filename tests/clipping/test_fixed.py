@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradguard.clipping.policy import (
-    ClipNorm,
-    ClipValue,
-    Policy,
-    apply,
-    in_order,
-    in_words,
-)
+from gradguard.clipping.fixed import ClipNorm, ClipValue
+from gradguard.clipping.policy import Policy, apply, in_order, in_words
 from gradguard.gradients.norms import Gradients
 
 POLICIES: list[list[Policy]] = [

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradguard.clipping.agc import AdaptiveClip
+from gradguard.clipping.fixed import ClipNorm, ClipValue
 from gradguard.clipping.learned import AutoClip, ZClip
-from gradguard.clipping.policy import ClipNorm, ClipValue, Policy, State, apply
+from gradguard.clipping.policy import Policy, State, apply
 from gradguard.gradients.norms import Gradients
 
 LEARNERS: list[Policy] = [AutoClip(10), AutoClip(50, history=20), ZClip()]

@@ -1,7 +1,7 @@
 """The bundled experiments misbehave, and clipping cures them, as the sources say.
 
 The bands are wider than anything seen over 20 to 100 seeds, so only a changed
-experiment leaves them. The norms come from `Recorder` below, in float64 and from
+experiment leaves them. The norms come from `Loggers` below, in float64 and from
 `Tensor.norm`; nothing of gradguard but its models and data takes part.
 
     network           condition               test
@@ -291,7 +291,7 @@ class Run(NamedTuple):
         return joint
 
 
-class Recorder(Callback):
+class Loggers(Callback):
     """Each parameter's gradient norm at each step, before and after clipping."""
 
     def __init__(self) -> None:
@@ -363,7 +363,7 @@ def train(
 ) -> Run:
     torch.manual_seed(seed)
     model = build()
-    recorder = Recorder()
+    recorder = Loggers()
     # The recorder first: it must see the gradients before a callback clips them.
     trainer = bare_trainer(callbacks=[recorder, *callbacks], **options)
     trainer.fit(model, data)

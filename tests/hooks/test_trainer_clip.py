@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from gradguard.gradients.norms import Gradients
-from gradguard.hooks.takeover import Known, known
+from gradguard.hooks.takeover import MeasuredGradients, known
 
 
 def gradients_of(
@@ -42,7 +42,7 @@ def exact(gradients: list[Tensor]) -> list[float]:
     return [float(gradient.double().norm()) for gradient in gradients]
 
 
-def known_to_clip(gradients: list[Tensor]) -> Known:
+def known_to_clip(gradients: list[Tensor]) -> MeasuredGradients:
     held = Gradients(gradients)
     found = known(held, held.norms())
     assert found is not None

@@ -20,7 +20,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from gradguard.records.recording import STATISTICS, Epochs
 from gradguard.records.records import Records, from_stored
-from gradguard.tensorboard.tags import Schema
+from gradguard.records.schema import Schema
 from gradguard.tensorboard.writer import EventWriter
 
 # With the Rust data server, and with TensorBoard's own loader in Python.

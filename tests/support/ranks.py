@@ -32,9 +32,9 @@ from torch.distributed.tensor.parallel import (
 import gradguard.callback
 from gradguard import ClipNorm, ClipValue, GradGuard
 from gradguard.clipping.policy import Policy
-from gradguard.fit.loggers import Recorder
+from gradguard.fit.loggers import Loggers
 from gradguard.records.records import Records
-from gradguard.tensorboard.tags import Schema
+from gradguard.records.schema import Schema
 
 STEPS = 4
 MICRO_BATCHES = 8
@@ -233,7 +233,7 @@ def fit(directory: Path, name: str) -> None:
     trainer.fit(Net(mode))
 
 
-class KeepOnEveryRank(Recorder):
+class KeepOnEveryRank(Loggers):
     """Leave behind what each rank has measured, for only rank zero writes."""
 
     def __init__(self, trainer: Trainer, **options: int) -> None:
@@ -256,6 +256,6 @@ class KeepOnEveryRank(Recorder):
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     # For this process only.
-    setattr(gradguard.callback, Recorder.__name__, KeepOnEveryRank)
+    setattr(gradguard.callback, Loggers.__name__, KeepOnEveryRank)
     for mode_name in sys.argv[2:]:
         fit(Path(sys.argv[1]), mode_name)

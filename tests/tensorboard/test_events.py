@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from gradguard.records.intervals import interval_scalars
 from gradguard.records.records import Records, from_stored
+from gradguard.records.schema import Schema
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.reader import read_run
-from gradguard.tensorboard.tags import Schema
-from gradguard.tensorboard.writer import EventWriter, interval_scalars
+from gradguard.tensorboard.writer import EventWriter
 
 NAMES = ("first.weight", "first.bias", "a/b c.\N{GREEK SMALL LETTER BETA}")
 

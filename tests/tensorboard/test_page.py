@@ -439,7 +439,7 @@ def test_new_steps_are_drawn_when_tensorboard_reloads(
 ) -> None:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    from gradguard.tensorboard.tags import Schema
+    from gradguard.records.schema import Schema
     from gradguard.tensorboard.writer import EventWriter
 
     run = tmp_path / "runs" / "growing"

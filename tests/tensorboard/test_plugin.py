@@ -336,7 +336,7 @@ def test_changed_parameter_list_keeps_its_columns(
 
 @both_loaders
 def test_run_that_grows_is_read_again(tmp_path: Path, load_fast: str) -> None:
-    from gradguard.tensorboard.tags import Schema
+    from gradguard.records.schema import Schema
     from gradguard.tensorboard.writer import EventWriter
 
     run = tmp_path / "runs" / "growing"
@@ -429,8 +429,8 @@ def test_metadata_and_tensors_that_do_not_fit_are_left_out(
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.util import tensor_util
 
+    from gradguard.records.schema import Schema
     from gradguard.tensorboard import tags
-    from gradguard.tensorboard.tags import Schema
 
     def value(tag: str, content: bytes, array: Any) -> Summary.Value:
         plugin = SummaryMetadata.PluginData(plugin_name="gradguard", content=content)

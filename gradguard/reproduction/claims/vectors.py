@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from gradguard.clipping.clipper import Clipper, Record
-from gradguard.clipping.policy import ClipNorm
+from gradguard.clipping.clipper import ClippedNorms, Clipper
+from gradguard.clipping.fixed import ClipNorm
 from gradguard.reproduction.claims.documents import CSDN_GRADIENT, CSDN_PRINTED
 from gradguard.reproduction.claims.logistic import logistic_map
 from gradguard.reproduction.targets import targets
@@ -99,7 +99,7 @@ def _thirteen(policy: ClipNorm) -> dict[str, float]:
     return _totals(Clipper(_parameters((3.0, 4.0), (12.0,)), policy).clip())
 
 
-def _totals(record: Record) -> dict[str, float]:
+def _totals(record: ClippedNorms) -> dict[str, float]:
     before, after = float(record.total_before), float(record.total_after)
     return {"returned": before, "norm": after, "coefficient": after / before}
 

@@ -6,7 +6,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tensorboard.data.provider import TensorDatum
 
-from gradguard.tensorboard.tags import Schema
+from gradguard.records.schema import Schema
 
 Kinds = tuple[Mapping[str, list[TensorDatum]], ...]
 """By the hash of their schema, one mapping for each kind of tensor an event holds."""

@@ -12,10 +12,10 @@ from tensorboard.errors import NotFoundError
 
 from gradguard.records.recording import STATISTICS, Epochs, Recording
 from gradguard.records.records import Doubles, Floats, Records
+from gradguard.records.schema import Schema
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.join import EpochWrite, Write, join
 from gradguard.tensorboard.page.events import in_order
-from gradguard.tensorboard.tags import Schema
 
 # A run's norms beyond this are sampled, write by write: the data server sends at most
 # 256 MiB at once, and reading takes four times as much memory as is read.
