@@ -3,7 +3,7 @@
     python benchmarks/scale.py            # Markdown, to paste into the docs
     python benchmarks/scale.py --board    # also how long TensorBoard takes to load a run
 
-Without Lightning: the ledger that GradGuard keeps per optimizer, and the files it writes.
+Without Lightning: the recorder that GradGuard has for each optimizer, and the files it writes.
 """
 
 import json
@@ -15,23 +15,22 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from measure import size_of
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from gradguard import ClipNorm
-from gradguard.clipping.clipper import Clipper
-from gradguard.fit.ledger import Ledger
+from gradguard.fit.loggers import Loggers
+from gradguard.fit.recorder import Parts, StepRecorder
 from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.sharding import Shards
-from gradguard.records.intervals import interval_scalars
 from gradguard.records.schema import Schema
 from gradguard.tensorboard.reader import read_run
-from gradguard.tensorboard.writer import EventWriter
 
 PARAMETERS = (10, 100, 1_000, 5_000, 20_000)
 STEPS = (200, 1_000, 5_000)
@@ -50,27 +49,31 @@ class Run:
         names = {parameter: f"layer.{i}.weight" for i, parameter in enumerate(held)}
         columns = ParameterColumns(held, names, Shards(held, None))
         optimizer = torch.optim.SGD(self.parameters, lr=0.1)
-        clipper = Clipper.over(columns, ClipNorm(_MAX_NORM))
-        self._ledger = Ledger(optimizer, clipper, _INTERVAL)
-        self._schema = Schema(columns.names)
-        self._sink = EventFileWriter(str(directory))
-        self._writer = EventWriter(self._sink, directory, max_scalars=0)
-        self._step = 0
+        self._board = SummaryWriter(directory)
+        # What a recorder asks of a Trainer.
+        trainer = SimpleNamespace(
+            global_step=0,
+            log_every_n_steps=_INTERVAL,
+            precision_plugin=None,
+            loggers=[SimpleNamespace(experiment=self._board)],
+            is_global_zero=True,
+        )
+        self._loggers = Loggers(trainer, every_n_steps=1, max_scalars=0)
+        parts = Parts(columns, Schema(columns.names))
+        self._recorder = StepRecorder(
+            optimizer, trainer, [ClipNorm(_MAX_NORM)], self._loggers, lambda: parts
+        )
 
     def step(self) -> None:
         """Clip and record as at one optimizer step, and write when that is due."""
-        self._ledger.see_before(None)
-        self._ledger.see_update(self._step, None)
-        self._step += 1
-        if self._ledger.see_batch_end(None):
-            records = self._ledger.drain()
-            assert records is not None  # the step just kept
-            self._writer.write(self._schema, records, interval_scalars(records))
+        self._recorder.take_before()
+        self._recorder.on_update(None)
+        self._recorder.on_batch_end(None)
 
     def close(self) -> None:
         """Write what is queued."""
-        self._writer.close()
-        self._sink.close()
+        self._loggers.close()
+        self._board.close()
 
 
 def measured(count: int, steps: int, *, board: bool) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """GradGuard: at each moment measure, clip and keep; at the log cadence write."""
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ from typing_extensions import override
 from gradguard.clipping.policy import Clip, State, in_order, in_words
 from gradguard.fit.cautions import unlisted
 from gradguard.fit.loggers import Loggers
-from gradguard.fit.watch import Watch
+from gradguard.fit.watch import Wanted, Watch
 from gradguard.guard.gate import Action, OnNonFinite
-from gradguard.hooks.idle import HOOKS
-from gradguard.hooks.moment import AFTER_BACKWARD, BEFORE_OPTIMIZER_STEP
 
 _CHECKPOINT_KEY = "gradguard"
 
@@ -115,6 +112,7 @@ class GradGuard(Callback):
         dump_dir: str | Path | None = None,
         layer_statistics: bool = False,
     ) -> None:
+        self.clip = clip
         self.policies = in_order(clip)
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps!r}")
@@ -122,12 +120,11 @@ class GradGuard(Callback):
             raise ValueError(f"max_scalars must not be negative, got {max_scalars!r}")
         self.every_n_steps = every_n_steps
         self.max_scalars = max_scalars
+        self.on_nonfinite = on_nonfinite
+        self.max_consecutive_skips = max_consecutive_skips
+        self.dump_dir = dump_dir
         self.layer_statistics = layer_statistics
-        self.on_nonfinite = OnNonFinite(
-            on_nonfinite,
-            max_consecutive_skips,
-            None if dump_dir is None else Path(dump_dir),
-        )
+        self._wanted()  # refuses what is out of its range here, not in mid-fit
         self._watch: Watch | None = None
         self._learned: list[State] = []
 
@@ -148,42 +145,31 @@ class GradGuard(Callback):
             warnings.warn(unlisted(), stacklevel=2)
         if self is not next((c for c in everyone if isinstance(c, GradGuard)), None):
             return  # the first one watches; `gradguard.attach` adds another at the end
-        recorder = Loggers(
+        loggers = Loggers(
             trainer, every_n_steps=self.every_n_steps, max_scalars=self.max_scalars
         )
-        self._watch = Watch(
-            trainer,
-            pl_module,
-            self,
-            self.policies,
-            recorder,
-            self.on_nonfinite,
-            layer_statistics=self.layer_statistics,
-        )
+        self._watch = Watch(trainer, pl_module, self, self._wanted(), loggers)
         if trainer.global_step:  # training goes on, here or from a checkpoint
-            self._watch.books.load_state_dict(self._learned)
+            self._watch.take_up(self._learned)
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self._watch:
-            self._watch.see_batch_start(batch, batch_idx)
+            self._watch.on_batch_start(batch, batch_idx)
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._watch and self._watch.before_moment == AFTER_BACKWARD:
-            self._watch.see_backward()
+        if self._watch:
+            self._watch.on_after_backward()
 
     @override
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        if not self._watch:
-            return
-        self._watch.see_announced(optimizer)
-        if self._watch.before_moment == BEFORE_OPTIMIZER_STEP:
-            self._watch.see_before(optimizer)
+        if self._watch:
+            self._watch.on_before_optimizer_step(optimizer)
 
     @override
     def on_train_batch_end(
@@ -195,21 +181,20 @@ class GradGuard(Callback):
         batch_idx: int,
     ) -> None:
         if self._watch:
-            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-            self._watch.books.see_batch_end(loss)
+            self._watch.on_batch_end(outputs)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._watch:
-            self._watch.books.see_epoch_end()
+            self._watch.on_epoch_end()
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self._watch:
-            self._watch.books.write()
-            self._learned = self._watch.books.state_dict()
+            self._watch.write()
+            self._learned = self._watch.learned()
         # Not by `state_dict`, of which Lightning lets one callback of a class have one:
         # `gradguard.attach` may add a second GradGuard.
         if any(self._learned):
@@ -239,12 +224,20 @@ class GradGuard(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` to every callback during a fit; with it
-        # the whole model would travel along. Hooks may be hidden just now.
+        # the whole model would travel along.
         state = {**vars(self), "_watch": None}
-        return {key: state[key] for key in state.keys() - {"log", "log_dict", *HOOKS}}
+        return {key: state[key] for key in state.keys() - {"log", "log_dict"}}
+
+    def _wanted(self) -> Wanted:
+        on_nonfinite = OnNonFinite(
+            self.on_nonfinite,
+            self.max_consecutive_skips,
+            None if self.dump_dir is None else Path(self.dump_dir),
+        )
+        return Wanted(self.policies, on_nonfinite, self.layer_statistics)
 
     def _close(self) -> None:
         watch, self._watch = self._watch, None
         if watch:
-            self._learned = watch.books.state_dict()
+            self._learned = watch.learned()
             watch.close()

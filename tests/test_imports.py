@@ -111,8 +111,8 @@ def test_file_imports_only_what_its_row_allows(file: Path) -> None:
         ("import lightning.pytorch", "lightning.pytorch"),
         ("from gradguard import callback", "gradguard.callback"),
         (
-            "def f():\n    from gradguard.fit.ledger import Ledger",
-            "gradguard.fit.ledger.Ledger",
+            "def f():\n    from gradguard.fit.recorder import StepRecorder",
+            "gradguard.fit.recorder.StepRecorder",
         ),
     ],
     ids=["third party", "upwards", "inside a function"],

@@ -47,11 +47,12 @@ class Buffer:
         self._after.append(after.to(self._device))
         self._loss.append(self._unknown)
 
-    def put_loss(self, loss: Tensor) -> None:
-        """Set the loss of the step put in last, a scalar."""
-        # A copy: the loss may be part of something large, or be changed in place.
-        copy = loss.item() if loss.is_cpu else loss.detach().to(self._device, copy=True)
-        self._loss[-1] = copy
+    def put_loss(self, loss: Tensor | float) -> None:
+        """Set the loss of the step put in last, a number or a tensor of one element."""
+        if isinstance(loss, Tensor):
+            # A copy: the loss may be part of something large, or be changed in place.
+            loss = loss.to(self._device, copy=True)
+        self._loss[-1] = loss
 
     def drain(self, names: tuple[str, ...], order: list[int]) -> Records:
         """Take everything out, the parameters sorted by `order` and called `names`."""

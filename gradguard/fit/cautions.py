@@ -5,7 +5,7 @@ from typing import Any
 
 from gradguard.clipping.policy import Policy, in_words
 from gradguard.gradients.columns import parameters_of
-from gradguard.hooks.moment import overrides
+from gradguard.hooks.overrides import overrides
 
 _MAX_NAMED = 3
 

@@ -1,6 +1,7 @@
 """Parameters as the columns of records."""
 
 from collections.abc import Mapping, Sequence
+from operator import is_
 
 import torch
 from torch import Tensor
@@ -51,6 +52,13 @@ class ParameterColumns:
         self._index = torch.empty(0)
         self._missing = torch.empty(0)
 
+    def are_those_of(self, optimizer: Optimizer) -> bool:
+        """Whether these are the parameters the optimizer holds now."""
+        held = parameters_of(optimizer)
+        return len(held) == len(self.parameters) and all(
+            map(is_, held, self.parameters)
+        )
+
     def gradients(self, *, to_clip: bool = False) -> Gradients:
         """Return the gradients there are now; of sharded ones, what this rank holds.
 
@@ -76,7 +84,7 @@ class ParameterColumns:
         return Gradients(found, parameters=owners, names=self._names)
 
     def found(self) -> list[Tensor]:
-        """Return the gradients there are, as they hang on the parameters."""
+        """Return the gradients of the parameters that have one, as they hang there."""
         return [g for parameter in self.parameters if (g := parameter.grad) is not None]
 
     def row(self, norms: Tensor) -> Tensor:
@@ -86,21 +94,21 @@ class ParameterColumns:
         if norms.shape[0] == len(self.parameters):
             return norms
         row = norms.new_full((len(self.parameters),), MISSING)
-        return row.index_copy_(0, self._places_with(True, norms.device), norms)
+        return row.index_copy_(0, self._places_with(norms.device, present=True), norms)
 
     def _whole(self, norms: Tensor) -> Tensor:
         """Return norms of whole gradients for all columns, 0 where there is none."""
-        absent = self._places_with(False, norms.device)
+        absent = self._places_with(norms.device, present=False)
         whole = self._shards.reduce(norms.index_fill(0, absent, MISSING))
         self._missing = whole < 0
         return whole.clamp(min=0)
 
-    def _places_with(self, gradient: bool, device: torch.device) -> Tensor:
-        """Return where there is a gradient, or where there is none."""
+    def _places_with(self, device: torch.device, *, present: bool) -> Tensor:
+        """Columns of parameters with a gradient (`present=True`) or without."""
         places = [
             place
             for place, parameter in enumerate(self.parameters)
-            if (parameter.grad is not None) is gradient
+            if (parameter.grad is not None) is present
         ]
         if places != self._places:
             # Kept until it changes: making an index on an accelerator syncs.

@@ -19,7 +19,7 @@ from gradguard import (
     ZClip,
 )
 from gradguard.clipping.policy import Policy
-from gradguard.fit.ledger import Ledger
+from gradguard.fit.recorder import StepRecorder
 from gradguard.tensorboard.reader import read_run
 from tests.support.syncs import Syncs
 from tests.support.trainers import Net, events, fit, trainer, weights
@@ -112,8 +112,10 @@ def syncs_per_step(
 
         return see_counted
 
-    for moment in ("see_before", "see_update"):
-        monkeypatch.setattr(Ledger, moment, counted(getattr(Ledger, moment)))
+    for moment in ("take_before", "on_update"):
+        monkeypatch.setattr(
+            StepRecorder, moment, counted(getattr(StepRecorder, moment))
+        )
     monkeypatch.setattr(Syncs, "count", 0)
     fit(path, GradGuard(**settings))
     return Syncs.count / 20

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from gradguard.gradients.norms import Gradients
-from gradguard.hooks.takeover import MeasuredGradients, known
+from gradguard.hooks.takeover import MeasuredGradients, measured
 
 
 def gradients_of(
@@ -44,7 +44,7 @@ def exact(gradients: list[Tensor]) -> list[float]:
 
 def known_to_clip(gradients: list[Tensor]) -> MeasuredGradients:
     held = Gradients(gradients)
-    found = known(held, held.norms())
+    found = measured(held, held.norms())
     assert found is not None
     return found
 
@@ -106,7 +106,7 @@ def inference(values: list[float]) -> Tensor:
     ids=["half", "sparse", "complex", "inference", "accelerator"],
 )
 def test_gradients_whose_changes_cannot_be_told_are_measured(gradient: Tensor) -> None:
-    assert known(Gradients([gradient]), torch.ones(1)) is None
+    assert measured(Gradients([gradient]), torch.ones(1)) is None
 
 
 @pytest.mark.parametrize(

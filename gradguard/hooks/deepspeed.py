@@ -15,46 +15,44 @@ from torch import Tensor, distributed
 from typing_extensions import override
 
 from gradguard.clipping.policy import Policy, in_words
-from gradguard.fit.ledger import Ledger
 from gradguard.gradients.columns import ParameterColumns, parameters_of
 from gradguard.gradients.norms import Gradients, total_norm
 from gradguard.gradients.sharding import Shards
 
-ENGINE_STEP = "engine_step"
 
-
-def engine_of(
-    trainer: Any, policies: Sequence[Policy], *, on_nonfinite: str
-) -> Any | None:
-    """Return the engine that trains, None where DeepSpeed does not.
+def engine_of(trainer: Any, policies: Sequence[Policy], *, on_nonfinite: str) -> Any:
+    """Return the engine of a Trainer whose strategy is DeepSpeed's.
 
     Raises:
         ValueError: If gradguard is to clip, or to stop updates that are not finite, which
             the engine does by itself.
     """
-    engine = getattr(trainer.strategy, "deepspeed_engine", None)
-    if engine is not None and policies:
+    if policies:
         raise ValueError(
             f"GradGuard(clip={in_words(policies)}) cannot clip under DeepSpeed, whose "
             "engine does: use Trainer(gradient_clip_val=...)"
         )
-    if engine is not None and on_nonfinite != "record":
+    if on_nonfinite != "record":
         raise ValueError(
             f"GradGuard(on_nonfinite={on_nonfinite!r}) cannot stop an update of "
             "DeepSpeed's engine: leave it at 'record'"
         )
-    return engine
+    return trainer.strategy.deepspeed_engine
 
 
 def at_engine_step(
-    engine: Any, ledger: Ledger, completed: Callable[[], int]
+    engine: Any,
+    *,
+    before: Callable[[Tensor], None],
+    after: Callable[[Callable[[Tensor], Tensor]], None],
 ) -> Callable[[], None]:
-    """Have the ledger keep each update of the engine; return the way to undo it.
+    """Call `before` and `after` around each update of the engine; return the undo.
 
     Args:
         engine: Steps after every backward pass, and updates after the last of a window.
-        ledger: Over the engine's parameters.
-        completed: Returns the number of updates completed so far.
+        before: Given the loss scale, while the gradients are whole and unclipped.
+        after: Given a function of the total norm's parts `[P]`, what the engine has
+            multiplied all gradients by; not called where the engine skipped the update.
     """
     step = engine.step
 
@@ -62,11 +60,10 @@ def at_engine_step(
         updates = engine.is_gradient_accumulation_boundary()
         if updates:
             loss_scale = _loss_scale(engine)
-            ledger.see_before(loss_scale)
-            ledger.see_announced(completed())
+            before(loss_scale)
         result = step(*args, **kwargs)
         if updates and engine.was_step_applied():  # else a gradient was not finite
-            ledger.see_scaled(partial(_coefficient, engine, loss_scale))
+            after(partial(_coefficient, engine, loss_scale))
         return result
 
     engine.step = observed
@@ -88,6 +85,10 @@ class Fragments(ParameterColumns):
         super().__init__(held, names, Shards(held, engine.module))
         # Without one the optimizer is not sharded, and every gradient is whole.
         self._group = getattr(engine.optimizer, "dp_process_group", None)
+
+    @override
+    def are_those_of(self, optimizer: object) -> bool:
+        return True  # the engine's own optimizer may hold flattened copies
 
     @override
     def gradients(self, *, to_clip: bool = False) -> Gradients:
