@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from gradguard import ClipNorm
-from gradguard.fit.loggers import Loggers
-from gradguard.fit.recorder import Parts, StepRecorder
+from gradguard.fit.context import context
+from gradguard.fit.parts import Parts
+from gradguard.fit.recorder import StepRecorder
+from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.sharding import Shards
 from gradguard.records.schema import Schema
@@ -57,12 +59,13 @@ class Run:
             precision_plugin=None,
             loggers=[SimpleNamespace(experiment=self._board)],
             is_global_zero=True,
+            global_rank=0,
+            callbacks=[self],
         )
-        self._loggers = Loggers(trainer, every_n_steps=1, max_scalars=0)
+        wanted = Wanted((ClipNorm(_MAX_NORM),), max_scalars=0)
+        self._fit = context(trainer, nn.ParameterList(held), self, wanted, log=True)
         parts = Parts(columns, Schema(columns.names))
-        self._recorder = StepRecorder(
-            optimizer, trainer, [ClipNorm(_MAX_NORM)], self._loggers, lambda: parts
-        )
+        self._recorder = StepRecorder(optimizer, self._fit, lambda _: parts)
 
     def step(self) -> None:
         """Clip and record as at one optimizer step, and write when that is due."""
@@ -72,7 +75,8 @@ class Run:
 
     def close(self) -> None:
         """Write what is queued."""
-        self._loggers.close()
+        assert self._fit.loggers
+        self._fit.loggers.close()
         self._board.close()
 
 

@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
@@ -10,9 +11,10 @@ from typing_extensions import override
 
 from gradguard.clipping.policy import Clip, State, in_order, in_words
 from gradguard.fit.cautions import unlisted
-from gradguard.fit.loggers import Loggers
-from gradguard.fit.watch import Wanted, Watch
-from gradguard.guard.gate import Action, OnNonFinite
+from gradguard.fit.rehearsal import Rehearsal
+from gradguard.fit.wanted import Wanted, settings_of, together
+from gradguard.fit.watch import Watch
+from gradguard.guard.gate import Action
 
 _CHECKPOINT_KEY = "gradguard"
 
@@ -114,43 +116,46 @@ class GradGuard(Callback):
     ) -> None:
         self.clip = clip
         self.policies = in_order(clip)
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps!r}")
-        if max_scalars < 0:
-            raise ValueError(f"max_scalars must not be negative, got {max_scalars!r}")
         self.every_n_steps = every_n_steps
         self.max_scalars = max_scalars
         self.on_nonfinite = on_nonfinite
         self.max_consecutive_skips = max_consecutive_skips
         self.dump_dir = dump_dir
         self.layer_statistics = layer_statistics
-        self._wanted()  # refuses what is out of its range here, not in mid-fit
+        settings_of(self)  # refuses what is out of its range here, not in mid-fit
         self._watch: Watch | None = None
+        self._rehearsal: Rehearsal | None = None
         self._learned: list[State] = []
+        self._last_steps: list[int] = []
+        self._loaded = False
+        self._trainer: ref[Trainer] | None = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and self.policies and trainer.gradient_clip_val:
+        if stage != "fit":
+            return
+        if self.policies and trainer.gradient_clip_val:
             raise ValueError(
                 f"GradGuard(clip={in_words(self.policies)}) and Trainer("
                 f"gradient_clip_val={trainer.gradient_clip_val!r}) would both clip: "
                 "give one of them"
             )
+        self._close()  # of a fit that ended without a word
+        wanted = self._wanted_of(trainer)
+        if wanted and not wanted.observes:
+            self._rehearsal = Rehearsal(trainer, pl_module, self, wanted)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()  # of a fit that ended without a word, as the tuner's trials may
-        everyone: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
-        if self not in everyone:
-            warnings.warn(unlisted(), stacklevel=2)
-        if self is not next((c for c in everyone if isinstance(c, GradGuard)), None):
-            return  # the first one watches; `gradguard.attach` adds another at the end
-        loggers = Loggers(
-            trainer, every_n_steps=self.every_n_steps, max_scalars=self.max_scalars
-        )
-        self._watch = Watch(trainer, pl_module, self, self._wanted(), loggers)
-        if trainer.global_step:  # training goes on, here or from a checkpoint
-            self._watch.take_up(self._learned)
+        self._close()
+        wanted = self._wanted_of(trainer)
+        if wanted is None:
+            return
+        self._watch = Watch(trainer, pl_module, self, wanted)
+        # Training goes on: `fit` is called again, or a checkpoint was loaded.
+        if self._loaded or (self._trainer and self._trainer() is trainer):
+            self._watch.take_up(self._learned, self._last_steps)
+        self._loaded, self._trainer = False, ref(trainer)
 
     @override
     def on_train_batch_start(
@@ -194,17 +199,28 @@ class GradGuard(Callback):
     ) -> None:
         if self._watch:
             self._watch.write()
-            self._learned = self._watch.learned()
+            self._remember(self._watch)
         # Not by `state_dict`, of which Lightning lets one callback of a class have one:
         # `gradguard.attach` may add a second GradGuard.
-        if any(self._learned):
-            checkpoint[_CHECKPOINT_KEY] = self._learned
+        ahead = any(step >= trainer.global_step for step in self._last_steps)
+        if ahead or any(self._learned):  # else the Trainer's own count says it all
+            checkpoint[_CHECKPOINT_KEY] = {
+                "learned": self._learned,
+                "last_steps": self._last_steps,
+            }
 
     @override
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._learned = checkpoint.get(_CHECKPOINT_KEY, [])
+        saved = checkpoint.get(_CHECKPOINT_KEY, {})
+        if isinstance(saved, list):  # as 0.1.0 wrote it
+            saved = {"learned": saved}
+        self._learned = saved.get("learned", [])
+        self._last_steps = saved.get("last_steps", [])
+        self._loaded = True
+        if self._watch:  # in mid-fit, as tuners do behind their trials
+            self._watch.take_up(self._learned, self._last_steps)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -225,19 +241,27 @@ class GradGuard(Callback):
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` to every callback during a fit; with it
         # the whole model would travel along.
-        state = {**vars(self), "_watch": None}
+        state = {**vars(self), "_watch": None, "_rehearsal": None, "_trainer": None}
         return {key: state[key] for key in state.keys() - {"log", "log_dict"}}
 
-    def _wanted(self) -> Wanted:
-        on_nonfinite = OnNonFinite(
-            self.on_nonfinite,
-            self.max_consecutive_skips,
-            None if self.dump_dir is None else Path(self.dump_dir),
-        )
-        return Wanted(self.policies, on_nonfinite, self.layer_statistics)
+    def _wanted_of(self, trainer: Trainer) -> Wanted | None:
+        """Return what all GradGuards of a Trainer want; None where another one does it."""
+        everyone: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        if self not in everyone:
+            warnings.warn(unlisted(), stacklevel=2)
+        guards = [callback for callback in everyone if isinstance(callback, GradGuard)]
+        if not guards or self is not guards[0]:
+            return None
+        return together(list(map(settings_of, guards)))
+
+    def _remember(self, watch: Watch) -> None:
+        self._learned, self._last_steps = watch.learned(), watch.last_steps()
 
     def _close(self) -> None:
         watch, self._watch = self._watch, None
         if watch:
-            self._learned = watch.learned()
+            self._remember(watch)
             watch.close()
+        rehearsal, self._rehearsal = self._rehearsal, None
+        if rehearsal:
+            rehearsal.close()

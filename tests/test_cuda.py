@@ -22,8 +22,10 @@ from gradguard import (
 )
 from gradguard.clipping.policy import Policy
 from gradguard.data.batches import Batches
-from gradguard.fit.loggers import Loggers
-from gradguard.fit.recorder import Parts, StepRecorder
+from gradguard.fit.context import context
+from gradguard.fit.parts import Parts
+from gradguard.fit.recorder import StepRecorder
+from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.sharding import Shards
 from gradguard.records.schema import Schema
@@ -124,9 +126,9 @@ def test_no_step_waits_for_the_device(policies: list[Policy]) -> None:
     }
     columns = ParameterColumns(list(names), names, Shards(list(names), net))
     trainer = Trainer(logger=False, enable_checkpointing=False)
-    loggers = Loggers(trainer, every_n_steps=1, max_scalars=0)
+    fit = context(trainer, net, None, Wanted(tuple(policies)), log=True)
     parts = Parts(columns, Schema(columns.names))
-    recorder = StepRecorder(optimizer, trainer, policies, loggers, lambda: parts)
+    recorder = StepRecorder(optimizer, fit, lambda _: parts)
     (batch,) = next(iter(net.train_dataloader()))
     loss = net.training_step((batch.cuda(),), 0)
     loss.backward()  # type: ignore[no-untyped-call]

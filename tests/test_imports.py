@@ -31,7 +31,7 @@ HOUSE = {
     "hooks": ("torch", "gradients clipping"),
     "fit": (
         "numpy torch",
-        "records gradients clipping guard tensorboard hooks",
+        "errors records gradients clipping guard tensorboard hooks",
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),
     "attach": ("", "clipping callback"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gradguard.clipping.policy import Policy, in_words
+from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import parameters_of
 from gradguard.hooks.overrides import overrides
 
@@ -91,4 +92,30 @@ def unlisted() -> str:
     return (
         "this GradGuard is called by another callback and is not among the Trainer's, "
         "so it records nothing: give it to Trainer(callbacks=[...])"
+    )
+
+
+def unseen(optimizer: object, wanted: Wanted) -> str:
+    """Return what to say of an optimizer whose parameters change, unseen."""
+    lacks = (
+        f"{wanted.asks} has no effect on it" if wanted.asks else "it is not recorded"
+    )
+    return (
+        f"GradGuard has seen no update of {type(optimizer).__name__} with a gradient, "
+        f"though its parameters change, so {lacks}: something else updates them, past "
+        "`Optimizer.step` of torch"
+    )
+
+
+def updates_elsewhere(optimizer: object, names: Sequence[str], wanted: Wanted) -> str:
+    """Return what to say of an optimizer that steps where gradguard cannot follow."""
+    more = f" and {len(names) - _MAX_NAMED} more" if names[_MAX_NAMED:] else ""
+    lacks = (
+        f"{wanted.asks} has no effect there" if wanted.asks else "that is not recorded"
+    )
+    return (
+        f"{type(optimizer).__name__} updates {', '.join(names[:_MAX_NAMED])}{more} "
+        "inside the backward pass, or is one of many optimizers that the Trainer does "
+        f"not know, so {lacks}: return one optimizer of them all from "
+        "configure_optimizers"
     )

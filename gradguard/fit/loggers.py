@@ -1,8 +1,15 @@
-"""Records to the Trainer's loggers: all of them to event files, their sums to any."""
+"""Records to the Trainer's loggers: all of them to event files, their sums to any.
 
-from collections.abc import Mapping
+A logger that cannot write costs one warning and a count, never the training. What it could
+not write is kept, up to a bound, and tried again with the next write.
+"""
+
+import re
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -12,6 +19,30 @@ from gradguard.records.recording import Epochs
 from gradguard.records.records import Records, thinned
 from gradguard.records.schema import Schema
 from gradguard.tensorboard.writer import EventWriter
+
+# Writes that wait for a logger to recover; each is one interval.
+_MOST_WAITING = 100
+
+# What the names of metrics may hold everywhere: MLflow refuses all else, Lightning warns.
+_REFUSED = re.compile(r"[^\w./ -]", re.ASCII)
+
+
+class Interval(NamedTuple):
+    """One write.
+
+    Attributes:
+        schema: What the columns mean.
+        records: Every step of the interval that is to be kept; None for epochs alone.
+        scalars: The sums over all its steps, by tag.
+        epochs: Statistics by epoch; None for steps.
+        step: Updates completed, by which the write is dated.
+    """
+
+    schema: Schema
+    records: Records | None
+    scalars: Mapping[str, float]
+    epochs: Epochs | None
+    step: int
 
 
 class Loggers:
@@ -25,18 +56,9 @@ class Loggers:
 
     def __init__(self, trainer: Any, *, every_n_steps: int, max_scalars: int) -> None:
         self._every_n_steps = every_n_steps
-        self._writers: list[EventWriter] = []
-        self._loggers: list[Any] = []
+        self._outlets: list[_Outlet] = []
         for logger in trainer.loggers if trainer.is_global_zero else ():
-            experiment = getattr(logger, "experiment", None)
-            if not isinstance(experiment, SummaryWriter):
-                self._loggers.append(logger)
-                continue
-            # Private, and the only way to write an event with tensors and metadata
-            # through the writer that owns the directory; Lightning calls it itself.
-            sink = experiment._get_file_writer()  # type: ignore[no-untyped-call]
-            logdir = Path(experiment.log_dir)
-            self._writers.append(EventWriter(sink, logdir, max_scalars))
+            self._outlets += _outlets(logger, max_scalars)
 
     def write(
         self,
@@ -45,28 +67,152 @@ class Loggers:
         in_force: Mapping[str, float | Tensor],
     ) -> None:
         """Write the steps of one interval, at least one, and what is in force, by tag."""
-        if not (self._writers or self._loggers):
+        if not self._outlets:
             return
         values = interval_scalars(records)
         values |= {tag: float(value) for tag, value in in_force.items()}
         scalars = {schema.scalar_tag(tag): value for tag, value in values.items()}
-        kept = thinned(records, self._every_n_steps)
-        for writer in self._writers:
-            writer.write(schema, kept, scalars)
-        for logger in self._loggers:
-            logger.log_metrics(scalars, step=int(records.steps[-1]))
+        kept, step = thinned(records, self._every_n_steps), int(records.steps[-1])
+        self._put(Interval(schema, kept, scalars, None, step))
 
     def write_epochs(self, schema: Schema, epochs: Epochs, *, step: int) -> None:
         """Write statistics by epoch; to event files only, others have no place for them."""
-        for writer in self._writers:
-            writer.write_epochs(schema, epochs, step)
+        self._put(Interval(schema, None, {}, epochs, step))
 
     def flush(self) -> None:
         """Wait until everything written to event files is in them."""
-        for writer in self._writers:
-            writer.flush()
+        for outlet in self._outlets:
+            outlet.flush()
 
     def close(self) -> None:
-        """Flush, and close what does not belong to the loggers."""
-        for writer in self._writers:
-            writer.close()
+        """Flush, close what does not belong to the loggers, and say what was lost."""
+        for outlet in self._outlets:
+            outlet.close()
+
+    def _put(self, interval: Interval) -> None:
+        for outlet in self._outlets:
+            outlet.put(interval)
+
+
+class _Outlet:
+    """One logger, and what waits for it.
+
+    Args:
+        name: What it is called in a warning.
+        write: Writes one interval.
+        flush: Waits until it is written.
+        close: Closes what does not belong to the logger.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        write: Callable[[Interval], None],
+        flush: Callable[[], None] = lambda: None,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._name = name
+        self._write, self._flush, self._close = write, flush, close
+        self._waiting: deque[Interval] = deque()
+        self._lost = 0
+        self._failed = False
+
+    def put(self, interval: Interval) -> None:
+        """Write an interval, behind those that wait."""
+        self._waiting.append(interval)
+        while self._waiting and self._tried(lambda: self._write(self._waiting[0])):
+            self._waiting.popleft()
+        if len(self._waiting) > _MOST_WAITING:
+            self._waiting.popleft()
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Wait until everything is written."""
+        self._tried(self._flush)
+
+    def close(self) -> None:
+        """Write what waits if that can be done now, and say how much is lost."""
+        while self._waiting and self._tried(lambda: self._write(self._waiting[0])):
+            self._waiting.popleft()
+        self._tried(self._close)
+        lost = self._lost + len(self._waiting)
+        self._waiting.clear()
+        if lost:
+            warnings.warn(
+                f"GradGuard could not write {lost} of its records to {self._name}, "
+                "and they are lost",
+                stacklevel=2,
+            )
+
+    def _tried(self, act: Callable[[], None]) -> bool:
+        """Whether it could be done; the first time it cannot, say so."""
+        try:
+            act()
+        except Exception as error:  # whatever somebody's logger raises
+            if not self._failed:
+                self._failed = True
+                _warn(self._name, error)
+            return False
+        return True
+
+
+def _warn(name: str, error: Exception) -> None:
+    warnings.warn(
+        f"GradGuard cannot write to {name} ({type(error).__name__}: {error}); training "
+        "goes on, and so do its attempts",
+        stacklevel=2,
+    )
+
+
+def _outlets(logger: Any, max_scalars: int) -> list[_Outlet]:
+    """Return the outlet of a logger; none if the logger cannot even be asked."""
+    try:
+        return [_outlet(logger, max_scalars)]
+    except Exception as error:  # as of a server that is away
+        _warn(type(logger).__name__, error)
+        return []
+
+
+def _outlet(logger: Any, max_scalars: int) -> _Outlet:
+    experiment = getattr(logger, "experiment", None)
+    name = type(logger).__name__
+    if not isinstance(experiment, SummaryWriter):
+        names = MetricNames()
+        return _Outlet(name, lambda interval: _log_metrics(logger, names, interval))
+    # Private, and the only way to write an event with tensors and metadata through the
+    # writer that owns the directory; Lightning calls it itself.
+    sink = experiment._get_file_writer()  # type: ignore[no-untyped-call]
+    writer = EventWriter(sink, Path(experiment.log_dir), max_scalars)
+    return _Outlet(
+        name, lambda interval: _to_events(writer, interval), writer.flush, writer.close
+    )
+
+
+def _to_events(writer: EventWriter, interval: Interval) -> None:
+    if interval.records is not None:
+        writer.write(interval.schema, interval.records, interval.scalars)
+    if interval.epochs is not None:
+        writer.write_epochs(interval.schema, interval.epochs, interval.step)
+
+
+def _log_metrics(logger: Any, names: "MetricNames", interval: Interval) -> None:
+    if interval.scalars:
+        metrics = {names[tag]: value for tag, value in interval.scalars.items()}
+        logger.log_metrics(metrics, step=interval.step)
+
+
+class MetricNames(dict[str, str]):
+    """The name of each tag that every logger takes, and that no other tag has.
+
+    Example:
+        >>> names = MetricNames()
+        >>> names["threshold/rnn.*"], names["threshold/rnn.?"]
+        ('threshold/rnn._', 'threshold/rnn._-2')
+    """
+
+    def __missing__(self, tag: str) -> str:
+        name = plain = _REFUSED.sub("_", tag)
+        while name in self.values():
+            name = f"{plain}-{len(self) + 1}"
+        self[tag] = name
+        return name

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +9,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradguard.clipping.clipper import Clipper
-from gradguard.clipping.policy import Policy, State
+from gradguard.clipping.policy import State
+from gradguard.errors import NonFiniteGradientError
 from gradguard.fit.buffer import Buffer
-from gradguard.fit.epochs import EpochRows
-from gradguard.fit.loggers import Loggers
+from gradguard.fit.context import FitContext
+from gradguard.fit.parts import Parts
 from gradguard.fit.spikes import SpikeDetector
-from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.norms import Gradients
 from gradguard.gradients.scaling import (
     after_unless_skipped,
@@ -25,33 +23,12 @@ from gradguard.gradients.scaling import (
     unscale_at_update,
     unscaled,
 )
-from gradguard.guard.gate import Gate
-from gradguard.hooks.takeover import TrainerClip
+from gradguard.hooks.update import Update
 from gradguard.records.intervals import LOSS_SCALE, threshold_tag
 from gradguard.records.records import MISSING, REFUSED, Records
-from gradguard.records.schema import Schema
 
 # Steps between two writes where the Trainer names none (`log_every_n_steps=0`).
 _STEPS_PER_WRITE = 50
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What one optimizer's parameters are watched with, made anew when they change.
-
-    Attributes:
-        columns: The parameters.
-        schema: What the columns of the records mean.
-        gate: Stops updates that are not finite; None lets all pass.
-        epochs: Measures weights and gradients by epoch; None where nobody asked.
-        trainer_clip: Does the Trainer's clip, where that is all that clips.
-    """
-
-    columns: ParameterColumns
-    schema: Schema
-    gate: Gate | None = None
-    epochs: EpochRows | None = None
-    trainer_clip: TrainerClip | None = None
 
 
 class StepRecorder:
@@ -59,36 +36,47 @@ class StepRecorder:
 
     Args:
         optimizer: Whose steps.
-        trainer: A Trainer of either namespace of Lightning.
-        policies: What clips; empty observes.
-        loggers: Where the records go.
-        make: Makes what the optimizer's parameters are watched with, as they are now.
+        fit: The fit.
+        make: Makes what an optimizer's parameters are watched with, as they are now.
 
     Attributes:
         last_step: The step recorded last, -1 before the first.
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        trainer: Any,
-        policies: Sequence[Policy],
-        loggers: Loggers,
-        make: Callable[[], Parts],
+        self, optimizer: Optimizer, fit: FitContext, make: Callable[[Optimizer], Parts]
     ) -> None:
         self._optimizer = optimizer
-        self._trainer = trainer
-        self._policies = policies
-        self._loggers = loggers
+        self._fit = fit
+        self._policies = fit.wanted.policies
         self._make = make
+        self._updates = Update(self._see_update)
+        self._undo: list[Callable[[], None]] = []
         # One for all steps: making it costs as much again.
         self._no_grad = torch.no_grad()
         self._before: Tensor | None = None
         self._announced: int | None = None
         self._lacks_loss = False
         self._due = False
+        self._set_aside: State | None = None
+        self._recorded = False
         self.last_step = -1
         self._open()
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """What the optimizer held when it was looked at last."""
+        return self._columns.parameters
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was recorded since the start of the fit."""
+        return not self._recorded
+
+    @property
+    def is_updating(self) -> bool:
+        """Whether a step is under way."""
+        return self._updates.is_running
 
     @property
     def saw_before(self) -> bool:
@@ -98,6 +86,8 @@ class StepRecorder:
     def take_before(self, scale: Tensor | None = None) -> None:
         """Take the norms now as those before clipping, divided by the loss scale."""
         self._before = None
+        if self._fit.is_trial:
+            return
         self._keep_up()
         if self._policies:
             return  # measured in the pass that clips
@@ -117,7 +107,20 @@ class StepRecorder:
     def announce(self) -> None:
         """Note that a gradient scaler is about to update the parameters, or to skip that."""
         self._keep_skipped()
-        self._announced = self._completed()
+        self._announced = self._fit.completed
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """See updates by an optimizer, too: one inside the first, or in its place."""
+        self._undo.append(self._updates.attach(optimizer))
+
+    def hand_over(self, optimizer: Optimizer) -> None:
+        """Go on with another optimizer of the same parameters."""
+        self.write()
+        learned = self.learned()
+        self._optimizer = optimizer
+        self._open()
+        self.take_up(learned)
+        self.attach(optimizer)
 
     def on_update(self, result: object) -> None:
         """Clip if asked to, and keep the norms before and as they are now.
@@ -128,6 +131,7 @@ class StepRecorder:
         Raises:
             NonFiniteGradientError: If the gate does.
         """
+        self._end_trial()
         self._announced = None
         loss = loss_in(result)
         if self._before is None:
@@ -138,6 +142,17 @@ class StepRecorder:
         self._put_loss(loss)
         if self._epochs:
             self._epochs.see_update()
+
+    def on_trial(self, result: object) -> None:
+        """Clip and stop as in the fit, and keep nothing: a tuner tries something out.
+
+        What policies learn from it is forgotten afterwards.
+        """
+        if self._set_aside is None:
+            self._set_aside = self.learned()
+        self._keep_up()
+        with self._no_grad:
+            self._take(loss_in(result))
 
     def on_scaled(self, coefficient: Callable[[Tensor], Tensor]) -> None:
         """Keep the announced update, of gradients scaled by a function of the norms."""
@@ -160,16 +175,21 @@ class StepRecorder:
         if self._epochs:
             self._epochs.see_epoch_end()
 
+    def close(self) -> None:
+        """Leave no trace on the optimizers."""
+        while self._undo:
+            self._undo.pop()()
+
     def write(self) -> None:
         """Write every step and epoch measured so far."""
         with np.errstate(all="ignore"):  # what others have asked NumPy to raise
             records = self._drain()
-            if records is not None:
-                self._loggers.write(self._schema, records, self._in_force())
+            if records is not None and self._fit.loggers:
+                self._fit.loggers.write(self._schema, records, self._in_force())
         epochs = self._epochs.drain() if self._epochs else None
-        if epochs is not None:
-            step = self._trainer.global_step
-            self._loggers.write_epochs(self._schema, epochs, step=step)
+        if epochs is not None and self._fit.loggers:
+            step = self._fit.completed
+            self._fit.loggers.write_epochs(self._schema, epochs, step=step)
 
     def learned(self) -> State:
         """Return what the policies have learned, in a form to save."""
@@ -177,17 +197,34 @@ class StepRecorder:
 
     def take_up(self, learned: State) -> None:
         """Go on from what the policies had learned elsewhere."""
+        self._set_aside = None
+        self._clipper = Clipper.over(self._columns, self._policies)
         self._clipper.load_state_dict(learned)
+
+    def _see_update(self, result: object) -> None:
+        """Do at an update what the moment asks for; what an observer lacks is no error."""
+        try:
+            (self.on_trial if self._fit.is_trial else self.on_update)(result)
+        except NonFiniteGradientError:
+            raise
+        except Exception as error:
+            if not self._fit.wanted.observes:
+                raise
+            self._fit.trouble(error)
+
+    def _end_trial(self) -> None:
+        if self._set_aside is not None:
+            self.take_up(self._set_aside)
 
     def _open(self) -> None:
         """Make what depends on the parameters the optimizer holds."""
-        parts = self._make()
+        parts = self._make(self._optimizer)
         self._columns, self._schema = parts.columns, parts.schema
         self._gate, self._epochs = parts.gate, parts.epochs
         self._trainer_clip = parts.trainer_clip
         self._clipper = Clipper.over(self._columns, self._policies)
         parameters = self._columns.parameters
-        steps = self._trainer.log_every_n_steps or _STEPS_PER_WRITE
+        steps = self._fit.trainer.log_every_n_steps or _STEPS_PER_WRITE
         self._buffer = Buffer(len(parameters), steps, parameters[0].device)
         self._spikes = SpikeDetector(len(parameters))
 
@@ -218,7 +255,7 @@ class StepRecorder:
             before = self._columns.row(norms)
             after = self._clipper.clip_these(gradients, norms)
         self._keep(
-            self._completed(), before, after_unless_skipped(self._optimizer, after)
+            self._fit.completed, before, after_unless_skipped(self._optimizer, after)
         )
 
     def _admitted(
@@ -232,7 +269,7 @@ class StepRecorder:
         before, now = self._before_and_now(norms)
         if not self._gate.is_bad(before, now):
             return norms
-        self._keep(self._completed(), before, torch.full_like(before, REFUSED))
+        self._keep(self._fit.completed, before, torch.full_like(before, REFUSED))
         self._gate.stop(self.last_step, before, now, loss)
         return None
 
@@ -243,7 +280,7 @@ class StepRecorder:
         after = self._trainer_clip.norms_after()
         if after is None:
             return False
-        self._keep(self._completed(), self._before, self._columns.row(after))
+        self._keep(self._fit.completed, self._before, self._columns.row(after))
         return True
 
     def _before_and_now(self, norms: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,9 +288,6 @@ class StepRecorder:
         scale = scale_at_update(self._optimizer)
         now = unscaled(self._columns.row(norms), scale)
         return now if self._before is None else self._before, now
-
-    def _completed(self) -> int:
-        return int(self._trainer.global_step)
 
     def _keep(self, step: int, before: Tensor, after: Tensor) -> None:
         """Put a step into the buffer.
@@ -266,6 +300,9 @@ class StepRecorder:
             after: Norms at the update, `[P]`.
         """
         self._before = None
+        if self._set_aside is not None:
+            return  # of a trial
+        self._recorded = True
         self.last_step = max(step, self.last_step + 1)
         self._buffer.put(self.last_step, before, after)
         self._lacks_loss = True
@@ -305,7 +342,7 @@ class StepRecorder:
         """Return the thresholds and the loss scale as they are now, by tag."""
         thresholds = self._clipper.thresholds()
         values = {threshold_tag(which): value for which, value in thresholds.items()}
-        scale = scale_in_force(self._trainer)
+        scale = scale_in_force(self._fit.trainer)
         return values if scale is None else {**values, LOSS_SCALE: scale}
 
 

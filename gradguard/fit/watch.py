@@ -1,34 +1,34 @@
 """Connect one fit to gradguard: which hooks to use, and what to measure at each."""
 
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+from weakref import WeakSet
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradguard.clipping.by_name import check
-from gradguard.clipping.policy import Policy, State
+from gradguard.clipping.policy import State
 from gradguard.fit.cautions import (
     cautions,
-    clip_in_words,
     clips_scaled,
     clips_too,
     no_statistics,
-    unoptimized,
+    unseen,
+    updates_elsewhere,
 )
-from gradguard.fit.epochs import EpochRows
-from gradguard.fit.loggers import Loggers
-from gradguard.fit.recorder import Parts, StepRecorder
-from gradguard.gradients.columns import ParameterColumns, parameters_of
+from gradguard.fit.context import context
+from gradguard.fit.parts import Parts, parts_of, schema_of
+from gradguard.fit.recorder import StepRecorder
+from gradguard.fit.wanted import Wanted
+from gradguard.gradients.columns import parameters_of
 from gradguard.gradients.scaling import loss_scale, uses_scaler
-from gradguard.gradients.sharding import Shards
-from gradguard.guard.dump import Dump
-from gradguard.guard.gate import Gate, OnNonFinite
-from gradguard.hooks.backward import at_backward_end, gradients_complete
+from gradguard.hooks.backward import (
+    at_backward_end,
+    gradients_complete,
+    in_backward,
+)
 from gradguard.hooks.clip_call import at_clip_call
 from gradguard.hooks.deepspeed import Fragments, at_engine_step, engine_of
 from gradguard.hooks.moment import (
@@ -39,32 +39,31 @@ from gradguard.hooks.moment import (
     Mode,
     moment_of,
 )
-from gradguard.hooks.takeover import trainer_clip_of
-from gradguard.hooks.update import at_update
-from gradguard.records.schema import Schema
+from gradguard.hooks.takeover import trainer_clips
+from gradguard.hooks.update import at_any_step
 
-# What wrappers put into the names of the parameters below them.
-_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_P = ParamSpec("_P")
+
+# Windows of accumulation after which an optimizer that has done nothing is looked at.
+_PATIENCE = 4
+
+# Optimizers beside the Trainer's that are watched; some libraries have one a parameter.
+_MOST_OTHERS = 8
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a GradGuard is to do in a fit.
+def _harmless(
+    method: Callable[Concatenate["Watch", _P], None],
+) -> Callable[Concatenate["Watch", _P], None]:
+    """Let what goes wrong in an observer's method cost records, and nothing else."""
 
-    Attributes:
-        policies: What clips; empty observes.
-        on_nonfinite: What to do with an update that is not finite.
-        layer_statistics: Whether to measure weights and gradients by epoch.
-    """
+    @wraps(method)
+    def guarded(self: "Watch", /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # whatever the tensors and loggers of others raise
+            self.fit.trouble(error)
 
-    policies: tuple[Policy, ...]
-    on_nonfinite: OnNonFinite
-    layer_statistics: bool
-
-    @property
-    def observes(self) -> bool:
-        """Whether gradients and updates are left as they are."""
-        return not self.policies and self.on_nonfinite.action == "record"
+    return guarded
 
 
 class Watch:
@@ -75,7 +74,9 @@ class Watch:
         module: Its LightningModule.
         callback: The callback on whose behalf this is, for its place among others.
         wanted: What to do.
-        loggers: Where the records go.
+
+    Attributes:
+        fit: What all that watches the fit shares.
 
     Raises:
         ValueError: If a pattern of a policy matches no parameter, or DeepSpeed's engine
@@ -83,41 +84,38 @@ class Watch:
     """
 
     def __init__(
-        self,
-        trainer: Any,
-        module: Any,
-        callback: object,
-        wanted: Wanted,
-        loggers: Loggers,
+        self, trainer: Any, module: Any, callback: object, wanted: Wanted
     ) -> None:
-        self._trainer = trainer
-        self._module = module
-        self._wanted = wanted
-        self._loggers = loggers
-        self._dump = Dump(wanted.on_nonfinite.dump_dir, module, trainer.global_rank)
+        self.fit = context(trainer, module, callback, wanted, log=True)
+        check(wanted.policies, list(self.fit.names().values()))
         self._recorders: dict[Optimizer, StepRecorder] = {}
+        # Of optimizers that are not watched by themselves: inside others, or of others.
+        self._passed: WeakSet[Optimizer] = WeakSet()
+        self._others: list[Optimizer] = []
+        self._adopted: list[Optimizer] = []
+        self._versions: dict[Optimizer, int] = {}
         self._batch_idx = 0
-        self._said: set[str] = set()
+        self._batches = 0
         self._undo: list[Callable[[], None]] = []
         self._forget_raw_backward: Callable[[], None] | None = None
         mode = Mode(trainer, module, callback, bool(wanted.policies))
         self._moment = moment_of(mode)
-        self._trainer_clip = trainer_clip_of(mode) if wanted.observes else None
-        check(wanted.policies, list(self._names().values()))
+        self._trainer_clips = trainer_clips(mode) if wanted.observes else None
         if self._moment == ENGINE_STEP:
             self._listen_to_engine()
         else:
             self._listen()
 
+    @_harmless
     def on_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Note which batch the coming backward passes belong to, and new optimizers."""
         self._batch_idx = batch_idx
-        for optimizer in self._trainer.optimizers:
-            if optimizer not in self._recorders:
-                self._adopt(optimizer)
-        if self._wanted.on_nonfinite.action != "record":
-            self._dump.see_batch_start(batch, batch_idx)
+        if self._moment != ENGINE_STEP and self._adopted != self.fit.trainer.optimizers:
+            self._adopt_all()
+        if self.fit.wanted.stops:
+            self.fit.dump.see_batch_start(batch, batch_idx)
 
+    @_harmless
     def on_after_backward(self) -> None:
         """Take the norms before clipping, if now is the moment."""
         if self._forget_raw_backward:  # Lightning runs the passes, and has this hook
@@ -126,82 +124,111 @@ class Watch:
         if self._moment == AFTER_BACKWARD:
             self._take_all_before_if_complete()
 
+    @_harmless
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Take the norms before clipping, if now is the moment."""
         recorder = self._recorders.get(optimizer)
         if recorder is None:
             return
-        if uses_scaler(self._trainer):
+        if uses_scaler(self.fit.trainer):
             recorder.announce()
         if self._moment == BEFORE_OPTIMIZER_STEP:
-            recorder.take_before(loss_scale(self._trainer, optimizer))
+            recorder.take_before(loss_scale(self.fit.trainer, optimizer))
 
+    @_harmless
     def on_batch_end(self, outputs: object) -> None:
         """Note the loss, and write what is due."""
         for recorder in self._recorders.values():
             recorder.on_batch_end(outputs)
+        self._batches += 1
+        if self._batches == _PATIENCE * self.fit.trainer.accumulate_grad_batches:
+            self._say_what_was_not_seen()
 
+    @_harmless
     def on_epoch_end(self) -> None:
         """Measure the weights, if that was asked for."""
         for recorder in self._recorders.values():
             recorder.on_epoch_end()
 
+    @_harmless
     def write(self) -> None:
         """Write everything measured so far, through to the files."""
         for recorder in self._recorders.values():
             recorder.write()
-        self._loggers.flush()
+        if self.fit.loggers:
+            self.fit.loggers.flush()
 
     def close(self) -> None:
         """Write what is left and leave no trace on optimizers and parameters."""
+        self._leave()
+        self.write()
+        self._finish()
+
+    def learned(self) -> list[State]:
+        """Return what the policies have learned, by optimizer."""
+        return [recorder.learned() for recorder in self._in_order()]
+
+    def last_steps(self) -> list[int]:
+        """Return the step recorded last, by optimizer."""
+        return [recorder.last_step for recorder in self._in_order()]
+
+    def take_up(self, learned: Sequence[State], last_steps: Sequence[int]) -> None:
+        """Go on from where an earlier fit, or a checkpoint of this one, was."""
+        for recorder, state in zip(self._in_order(), learned, strict=False):
+            recorder.take_up(state)
+        for recorder, step in zip(self._in_order(), last_steps, strict=False):
+            recorder.last_step = step
+
+    @_harmless
+    def _leave(self) -> None:
         if self._forget_raw_backward:
             self._forget_raw_backward()
         while self._undo:
             self._undo.pop()()
-        self.write()
-        self._loggers.close()
+        for recorder in self._recorders.values():
+            recorder.close()
 
-    def learned(self) -> list[State]:
-        """Return what the policies have learned, by optimizer."""
-        return [recorder.learned() for recorder in self._recorders.values()]
-
-    def take_up(self, learned: Sequence[State]) -> None:
-        """Go on from what the policies of an earlier fit had learned."""
-        for recorder, state in zip(self._recorders.values(), learned, strict=False):
-            recorder.take_up(state)
+    @_harmless
+    def _finish(self) -> None:
+        if self._batches:
+            self._say_what_was_not_seen()
+        if self.fit.loggers:
+            self.fit.loggers.close()
 
     def _listen(self) -> None:
         """Install the hooks that Lightning has no callback method for."""
-        trainer, module = self._trainer, self._module
-        for caution in cautions(trainer, module, self._wanted.policies):
-            self._say(caution)
-        for optimizer in trainer.optimizers:
-            self._adopt(optimizer)
+        trainer, module = self.fit.trainer, self.fit.module
+        for caution in cautions(trainer, module, self.fit.wanted.policies):
+            self.fit.say(caution)
+        self._adopt_all()
+        self._undo.append(at_any_step(self._meet))
         manual = not module.automatic_optimization
-        if self._trainer_clip:
+        if self._trainer_clips:
             self._undo.append(at_clip_call(trainer, self._clip_for_trainer))
         elif manual:
             self._undo.append(at_clip_call(trainer, self._see_clip_call))
         if self._moment == BACKWARD_END:
             act = self._take_all_before_if_complete
-            self._undo.append(at_backward_end(self._names(), act))
+            self._undo.append(at_backward_end(self.fit.names(), act))
         elif self._moment == AFTER_BACKWARD and manual:
             self._forget_raw_backward = at_backward_end(
-                self._names(), self._take_all_before
+                self.fit.names(), self._take_all_before
             )
 
     def _listen_to_engine(self) -> None:
         """Install the one hook there is on DeepSpeed's engine."""
+        fit = self.fit
         engine = engine_of(
-            self._trainer,
-            self._wanted.policies,
-            on_nonfinite=self._wanted.on_nonfinite.action,
+            fit.trainer,
+            fit.wanted.policies,
+            on_nonfinite=fit.wanted.on_nonfinite.action,
         )
-        if self._wanted.layer_statistics:
-            self._say(no_statistics())
-        columns = Fragments(engine, self._names())
-        schema = self._schema(engine.optimizer, columns)
-        recorder = self._record(engine.optimizer, lambda: Parts(columns, schema))
+        if fit.wanted.layer_statistics:
+            fit.say(no_statistics())
+        columns = Fragments(engine, fit.names())
+        parts = Parts(columns, schema_of(columns, fit, label=""))
+        recorder = StepRecorder(engine.optimizer, fit, lambda _: parts)
+        self._recorders[engine.optimizer] = recorder
 
         def before(scale: Tensor) -> None:
             recorder.take_before(scale)
@@ -211,64 +238,98 @@ class Watch:
             at_engine_step(engine, before=before, after=recorder.on_scaled)
         )
 
-    def _adopt(self, optimizer: Optimizer) -> None:
-        """Start to watch an optimizer, unless it has nothing to update yet."""
-        if self._moment == ENGINE_STEP or not parameters_of(optimizer):
-            return
-        recorder = self._record(optimizer, partial(self._parts, optimizer))
-        self._undo.append(at_update(optimizer, recorder.on_update))
+    def _adopt_all(self) -> None:
+        """Watch the optimizers the Trainer has now, and let go of those it had."""
+        self._adopted = list(self.fit.trainer.optimizers)
+        for optimizer in self._adopted:
+            if optimizer not in self._recorders and parameters_of(optimizer):
+                self._adopt(optimizer)
+        for optimizer in list(self._recorders):
+            if optimizer not in [*self._adopted, *self._others]:
+                recorder = self._recorders.pop(optimizer)
+                recorder.close()
+                recorder.write()
 
-    def _record(self, optimizer: Optimizer, make: Callable[[], Parts]) -> StepRecorder:
-        recorder = StepRecorder(
-            optimizer, self._trainer, self._wanted.policies, self._loggers, make
-        )
+    def _adopt(self, optimizer: Optimizer) -> None:
+        """Start to watch an optimizer, where another left off if it replaces that."""
+        self._versions[optimizer] = _versions(optimizer)
+        for other, recorder in list(self._recorders.items()):
+            replaced = other not in self._adopted and other not in self._others
+            if replaced and _same(parameters_of(optimizer), recorder.parameters):
+                del self._recorders[other]
+                self._passed.add(other)
+                self._recorders[optimizer] = recorder
+                recorder.hand_over(optimizer)
+                return
+        recorder = StepRecorder(optimizer, self.fit, self._parts)
+        recorder.attach(optimizer)
         self._recorders[optimizer] = recorder
-        return recorder
+
+    def _meet(self, optimizer: Optimizer) -> None:
+        """Watch an optimizer that steps and is none of the Trainer's, if it is of this fit."""
+        if optimizer in self._recorders or optimizer in self._passed:
+            return
+        try:
+            self._get_to_know(optimizer)
+        except Exception as error:
+            self.fit.trouble(error)
+
+    def _get_to_know(self, optimizer: Optimizer) -> None:
+        names = self.fit.names()
+        held = parameters_of(optimizer)
+        known = [names[parameter] for parameter in held if parameter in names]
+        if self.fit.is_trial:
+            return
+        if not known:
+            self._passed.add(optimizer)
+            return
+        for recorder in self._recorders.values():
+            inside = recorder.is_updating and {*held} <= {*recorder.parameters}
+            if inside or _same(held, recorder.parameters):
+                self._passed.add(optimizer)
+                recorder.attach(optimizer)
+                return
+        if in_backward() or len(self._others) == _MOST_OTHERS:
+            self._passed.add(optimizer)
+            self.fit.say(updates_elsewhere(optimizer, known, self.fit.wanted))
+            return
+        self._others.append(optimizer)
+        self._adopt(optimizer)
 
     def _parts(self, optimizer: Optimizer) -> Parts:
-        """Return what the parameters that an optimizer holds now are watched with."""
-        parameters = parameters_of(optimizer)
-        shards = Shards(parameters, self._module)
-        columns = ParameterColumns(parameters, self._names(), shards)
-        wanted, clip = self._wanted, self._trainer_clip
-        return Parts(
-            columns,
-            self._schema(optimizer, columns),
-            None
-            if wanted.on_nonfinite.action == "record"
-            else Gate(optimizer, columns, wanted.on_nonfinite, self._dump.save),
-            EpochRows(self._trainer, optimizer, columns, shards)
-            if wanted.layer_statistics
-            else None,
-            clip(optimizer, columns) if clip else None,
-        )
+        clips = self._trainer_clips
+        return parts_of(optimizer, self.fit, label=self._label(optimizer), clips=clips)
 
-    def _schema(self, optimizer: Optimizer, columns: ParameterColumns) -> Schema:
-        optimizers = self._trainer.optimizers
-        label = f"optimizer_{optimizers.index(optimizer)}" if optimizers[1:] else ""
-        return Schema(
-            columns.names,
-            label,
-            clip_in_words(self._trainer, self._wanted.policies),
-            unoptimized(self._trainer, self._module),
-        )
+    def _label(self, optimizer: Optimizer) -> str:
+        optimizers = self.fit.trainer.optimizers
+        if optimizer in optimizers:
+            place = optimizers.index(optimizer)
+            return f"optimizer_{place}" if optimizers[1:] else ""
+        place = self._others.index(optimizer)
+        return f"{type(optimizer).__name__}_{place}" if place or optimizers else ""
 
-    def _names(self) -> Mapping[Tensor, str]:
-        """Return the model's parameters by name as they are now, in model order."""
-        return {
-            parameter: _WRAPPERS.sub("", name)
-            for name, parameter in self._module.named_parameters()
-        }
+    def _in_order(self) -> list[StepRecorder]:
+        """Return the recorders in the order of the Trainer's optimizers, then the others."""
+        order = [*self._adopted, *self._others] or list(self._recorders)
+        return [self._recorders[o] for o in order if o in self._recorders]
+
+    def _say_what_was_not_seen(self) -> None:
+        """Say which optimizers have changed their parameters in no update that was seen."""
+        for optimizer, recorder in self._recorders.items():
+            changed = _versions(optimizer) != self._versions.get(optimizer)
+            if recorder.is_new and changed:
+                self.fit.say(unseen(optimizer, self.fit.wanted))
 
     def _take_all_before_if_complete(self) -> None:
-        if gradients_complete(self._trainer, self._module, self._batch_idx):
+        if gradients_complete(self.fit.trainer, self.fit.module, self._batch_idx):
             self._take_all_before()
 
+    @_harmless
     def _take_all_before(self) -> None:
         for optimizer, recorder in self._recorders.items():
             # Toggled off, it took no part in the pass, and may have been clipped since.
             if any(p.requires_grad for p in parameters_of(optimizer)):
-                recorder.take_before(loss_scale(self._trainer, optimizer))
+                recorder.take_before(loss_scale(self.fit.trainer, optimizer))
 
     def _clip_for_trainer(
         self, optimizer: Any, clip_val: float, algorithm: str
@@ -281,18 +342,22 @@ class Watch:
 
     def _see_clip_call(self, optimizer: Any, *_: object) -> bool:
         """Take the norms where no backward pass was seen, or too early a moment of it."""
-        optimizer = self._unwrapped(optimizer)
-        if self._wanted.policies:
-            self._say(clips_too(self._wanted.policies))
-        scale = loss_scale(self._trainer, optimizer)
+        self._see_call_of(self._unwrapped(optimizer))
+        return False
+
+    @_harmless
+    def _see_call_of(self, optimizer: Any) -> None:
+        policies = self.fit.wanted.policies
+        if policies:
+            self.fit.say(clips_too(policies))
+        scale = loss_scale(self.fit.trainer, optimizer)
         if scale is not None:
-            self._say(clips_scaled(optimizer))
+            self.fit.say(clips_scaled(optimizer))
         recorder = self._recorders.get(optimizer)
         # With DDP's static graph, the first backward pass ends before gradients are
         # reduced; Lightning reduces them between its hook and this call.
         if recorder and not (recorder.saw_before and recorder.last_step >= 0):
             recorder.take_before(scale)
-        return False
 
     def _unwrapped(self, optimizer: Any) -> Any:
         """Return the optimizer that `self.optimizers()` has wrapped."""
@@ -300,8 +365,12 @@ class Watch:
             return optimizer
         return getattr(optimizer, "optimizer", optimizer)
 
-    def _say(self, sentence: str) -> None:
-        """Warn once per fit."""
-        if sentence not in self._said:
-            self._said.add(sentence)
-            warnings.warn(sentence, stacklevel=2)
+
+def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether the same parameters are held, in whatever order."""
+    return {*some} == {*others}
+
+
+def _versions(optimizer: Optimizer) -> int:
+    """Return a number that grows whenever a parameter is changed in place."""
+    return sum(parameter._version for parameter in parameters_of(optimizer))

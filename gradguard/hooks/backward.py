@@ -47,3 +47,8 @@ def gradients_complete(trainer: Any, module: Any, batch_idx: int) -> bool:
         return True
     window_full = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     return window_full or bool(trainer.is_last_batch)
+
+
+def in_backward() -> bool:
+    """Whether a backward pass is under way in this thread."""
+    return torch._C._current_graph_task_id() != -1

@@ -9,7 +9,7 @@ touches a gradient meanwhile is seen by its version counter, and all is measured
 import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter, is_
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,21 +27,6 @@ from gradguard.hooks.overrides import overrides
 _LARGEST_NORM = 1e15
 
 _version = attrgetter("_version")
-
-
-def trainer_clip_of(
-    mode: Mode,
-) -> Callable[[Optimizer, ParameterColumns], "TrainerClip"] | None:
-    """Return what makes the `TrainerClip` of an optimizer; None where more touches gradients."""
-    trainer = mode.trainer
-    if moment_of(mode) != BEFORE_OPTIMIZER_STEP or not _nothing_else_clips(mode):
-        return None
-    chain = _clip_chain(trainer)
-
-    def make(optimizer: Optimizer, columns: ParameterColumns) -> "TrainerClip":
-        return TrainerClip(optimizer, columns, lambda: _clip_chain(trainer) == chain)
-
-    return make
 
 
 class TrainerClip:
@@ -87,6 +72,23 @@ class TrainerClip:
         if known is None or _hooked_by_others(self._optimizer):
             return None
         return known.norms(self._columns.found())
+
+
+TrainerClips: TypeAlias = Callable[[Optimizer, ParameterColumns], TrainerClip]
+"""Makes the `TrainerClip` of an optimizer with its parameters."""
+
+
+def trainer_clips(mode: Mode) -> TrainerClips | None:
+    """Return what makes a fit's `TrainerClip`s; None where more touches gradients."""
+    trainer = mode.trainer
+    if moment_of(mode) != BEFORE_OPTIMIZER_STEP or not _nothing_else_clips(mode):
+        return None
+    chain = _clip_chain(trainer)
+
+    def make(optimizer: Optimizer, columns: ParameterColumns) -> TrainerClip:
+        return TrainerClip(optimizer, columns, lambda: _clip_chain(trainer) == chain)
+
+    return make
 
 
 class MeasuredGradients:
@@ -165,7 +167,8 @@ def _clip_chain(trainer: Any) -> tuple[Any, ...]:
 def _hooked_by_others(optimizer: Optimizer) -> bool:
     """Whether somebody else, too, may act between closure and update."""
     hooks = vars(optimizer).get("_optimizer_step_pre_hooks", ())
-    return len(hooks) > 1 or bool(_global_optimizer_pre_hooks)
+    # One of each is ours.
+    return len(hooks) > 1 or len(_global_optimizer_pre_hooks) > 1
 
 
 def _changes(tensors: Sequence[Tensor]) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from gradguard.hooks.update import at_update
+from gradguard.hooks.update import Update
 
 
 class Twice(SGD):
@@ -80,7 +80,7 @@ def test_update_is_seen_once_with_its_own_gradient(
     make: Callable[[list[Tensor]], Optimizer], step: Callable[[Bench], None]
 ) -> None:
     bench = Bench(make)
-    at_update(bench.optimizer, bench.look)
+    Update(bench.look).attach(bench.optimizer)
 
     step(bench)
     step(bench)
@@ -94,7 +94,7 @@ def test_nothing_is_seen_once_undone(
     make: Callable[[list[Tensor]], Optimizer], step: Callable[[Bench], None]
 ) -> None:
     bench = Bench(make)
-    undo = at_update(bench.optimizer, bench.look)
+    undo = Update(bench.look).attach(bench.optimizer)
     step(bench)
 
     undo()
@@ -106,7 +106,7 @@ def test_nothing_is_seen_once_undone(
 
 def test_step_returns_what_the_closure_returns() -> None:
     bench = Bench(sgd)
-    at_update(bench.optimizer, bench.look)
+    Update(bench.look).attach(bench.optimizer)
 
     assert bench.optimizer.step(bench.closure) == 1.0
 
@@ -114,7 +114,7 @@ def test_step_returns_what_the_closure_returns() -> None:
 def test_loss_is_handed_on_where_there_is_a_closure() -> None:
     losses: list[Any] = []
     bench = Bench(sgd)
-    at_update(bench.optimizer, losses.append)
+    Update(losses.append).attach(bench.optimizer)
 
     bench.optimizer.step(bench.closure)
     bench.optimizer.step()
@@ -124,7 +124,7 @@ def test_loss_is_handed_on_where_there_is_a_closure() -> None:
 
 def test_every_evaluation_of_lbfgs_is_seen() -> None:
     bench = Bench(lambda p: torch.optim.LBFGS(p, max_iter=3, lr=0.1))
-    at_update(bench.optimizer, bench.look)
+    Update(bench.look).attach(bench.optimizer)
 
     bench.optimizer.step(bench.closure)
 
@@ -133,7 +133,7 @@ def test_every_evaluation_of_lbfgs_is_seen() -> None:
 
 def test_a_closure_that_raises_does_not_blind_the_next_step() -> None:
     bench = Bench(sgd)
-    at_update(bench.optimizer, bench.look)
+    Update(bench.look).attach(bench.optimizer)
 
     def fail() -> float:
         raise RuntimeError("out of memory")
@@ -151,7 +151,7 @@ def test_what_is_done_at_the_update_decides_it() -> None:
     def drop(_: object) -> None:
         bench.w.grad = None
 
-    at_update(bench.optimizer, drop)
+    Update(drop).attach(bench.optimizer)
     bench.optimizer.step(bench.closure)
 
     assert bench.w.item() == 1.0
