@@ -11,6 +11,7 @@ from gradguard.gradients.columns import ParameterColumns, parameters_of
 from gradguard.gradients.sharding import Shards
 from gradguard.guard.gate import Gate
 from gradguard.hooks.takeover import TrainerClip, TrainerClips
+from gradguard.hooks.tensor_hooks import BeforeTensorHooks, before_tensor_hooks
 from gradguard.records.schema import Schema
 
 
@@ -24,6 +25,7 @@ class Parts:
         gate: Stops updates that are not finite; None lets all pass.
         epochs: Measures weights and gradients by epoch; None where nobody asked.
         trainer_clip: Does the Trainer's clip, where that is all that clips.
+        hooked: Keeps gradients from before tensor hooks; None where there are none.
     """
 
     columns: ParameterColumns
@@ -31,6 +33,7 @@ class Parts:
     gate: Gate | None = None
     epochs: EpochRows | None = None
     trainer_clip: TrainerClip | None = None
+    hooked: BeforeTensorHooks | None = None
 
 
 def parts_of(
@@ -58,6 +61,7 @@ def parts_of(
         if wanted.layer_statistics
         else None,
         clips(optimizer, columns) if clips else None,
+        before_tensor_hooks(parameters),
     )
 
 

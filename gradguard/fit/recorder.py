@@ -23,6 +23,7 @@ from gradguard.gradients.scaling import (
     unscale_at_update,
     unscaled,
 )
+from gradguard.hooks.tensor_hooks import BeforeTensorHooks
 from gradguard.hooks.update import Update
 from gradguard.records.intervals import LOSS_SCALE, threshold_tag
 from gradguard.records.records import MISSING, REFUSED, Records
@@ -59,6 +60,7 @@ class StepRecorder:
         self._lacks_loss = False
         self._due = False
         self._set_aside: State | None = None
+        self._hooked: BeforeTensorHooks | None = None
         self._recorded = False
         self.last_step = -1
         self._open()
@@ -96,7 +98,7 @@ class StepRecorder:
             if not gradients:
                 return
             norms = gradients.norms()
-            self._before = unscaled(self._columns.row(norms), scale)
+            self._before = unscaled(self._ahead_of_hooks(norms), scale)
             if self._trainer_clip:
                 self._trainer_clip.remember(gradients, norms)
 
@@ -139,6 +141,8 @@ class StepRecorder:
         with self._no_grad:
             if not self._keep_known():
                 self._take(loss)
+        if self._hooked:
+            self._hooked.forget()
         self._put_loss(loss)
         if self._epochs:
             self._epochs.see_update()
@@ -179,6 +183,8 @@ class StepRecorder:
         """Leave no trace on the optimizers."""
         while self._undo:
             self._undo.pop()()
+        if self._hooked:
+            self._hooked.close()
 
     def write(self) -> None:
         """Write every step and epoch measured so far."""
@@ -218,10 +224,12 @@ class StepRecorder:
 
     def _open(self) -> None:
         """Make what depends on the parameters the optimizer holds."""
+        if self._hooked:
+            self._hooked.close()
         parts = self._make(self._optimizer)
         self._columns, self._schema = parts.columns, parts.schema
         self._gate, self._epochs = parts.gate, parts.epochs
-        self._trainer_clip = parts.trainer_clip
+        self._trainer_clip, self._hooked = parts.trainer_clip, parts.hooked
         self._clipper = Clipper.over(self._columns, self._policies)
         parameters = self._columns.parameters
         steps = self._fit.trainer.log_every_n_steps or _STEPS_PER_WRITE
@@ -252,7 +260,7 @@ class StepRecorder:
             return
         before, after = self._before_and_now(norms)
         if self._policies:
-            before = self._columns.row(norms)
+            before = self._ahead_of_hooks(norms)
             after = self._clipper.clip_these(gradients, norms)
         self._keep(
             self._fit.completed, before, after_unless_skipped(self._optimizer, after)
@@ -282,6 +290,11 @@ class StepRecorder:
             return False
         self._keep(self._fit.completed, self._before, self._columns.row(after))
         return True
+
+    def _ahead_of_hooks(self, norms: Tensor) -> Tensor:
+        """Return the norms `[P]`, of parameters with tensor hooks those before them."""
+        row = self._columns.row(norms)
+        return self._hooked.put_into(row) if self._hooked else row
 
     def _before_and_now(self, norms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the norms `[P]` before, and as they are now."""

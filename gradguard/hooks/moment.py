@@ -97,6 +97,11 @@ TABLE = (
         BACKWARD_END,
     ),
     Row(
+        "The module has `backward`",
+        lambda fit: overrides(fit.module, "backward"),
+        BACKWARD_END,
+    ),
+    Row(
         "Manual optimisation",
         lambda fit: not fit.module.automatic_optimization,
         AFTER_BACKWARD,

@@ -51,6 +51,10 @@ class Steps(LightningModule):
     def optimizer_step(self, *_: Any, **__: Any) -> None: ...
 
 
+class Passes(LightningModule):
+    def backward(self, loss: Any) -> None: ...
+
+
 class Touches(LightningModule):
     def on_after_backward(self) -> None: ...
 
@@ -64,6 +68,7 @@ class Touches(LightningModule):
         (LightningModule, [ClipsEarly], [], False, BACKWARD_END),
         (Manual, [ClipsEarly], [], False, BACKWARD_END),
         (Manual, [], [], False, AFTER_BACKWARD),
+        (Passes, [], [], False, BACKWARD_END),
         (Steps, [], [], False, AFTER_BACKWARD),
         (Touches, [], [], False, AFTER_BACKWARD),
         (LightningModule, [], [ClipsEarly], False, AFTER_BACKWARD),

@@ -16,10 +16,12 @@ from torch.amp.grad_scaler import GradScaler
 from gradguard import ClipNorm, ClipValue, GradGuard
 from tests.support.modules import (
     Backbone,
+    ClampsByTensorHooks,
     ClipsAfterBackward,
     ClipsAfterBackwardCallback,
     ClipsBeforeStep,
     ClipsBeforeStepCallback,
+    ClipsInBackward,
     ClipsInOptimizerStep,
     CompiledPart,
     Complex,
@@ -66,6 +68,7 @@ from tests.support.oracle import (
     SCALE,
     Adversaries,
     AdversariesAtOnce,
+    ClampingEach,
     EveryEvaluation,
     Loop,
     TwoEpochs,
@@ -178,6 +181,14 @@ OBSERVED = [
     Row("hook_imported_clip", HookClipsByImport, Loop(by_norm)),
     Row("before_step_clip", ClipsBeforeStep, Loop(by_norm)),
     Row("after_backward_clip", ClipsAfterBackward, Loop(by_norm)),
+    Row("backward_clip", ClipsInBackward, Loop(by_norm)),
+    Row("tensor_hook_clip", ClampsByTensorHooks, ClampingEach(by_value)),
+    Row(
+        "tensor_hook_clip_accumulation",
+        ClampsByTensorHooks,
+        ClampingEach(by_value, window=3),
+        WINDOW,
+    ),
     Row("optimizer_step_clip", ClipsInOptimizerStep, Loop(by_norm)),
     Row(
         "optimizer_step_clip_accumulation",

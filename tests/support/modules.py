@@ -117,6 +117,20 @@ class ClipsAfterBackward(Net):
         clip_grad_norm_(self.parameters(), MAX_NORM)
 
 
+class ClipsInBackward(Net):
+    def backward(self, loss: Tensor) -> None:
+        super().backward(loss)
+        clip_grad_norm_(self.parameters(), MAX_NORM)
+
+
+class ClampsByTensorHooks(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        for parameter in self.parameters():
+            clamp: Any = partial(torch.clamp_, min=-CLIP_VALUE, max=CLIP_VALUE)
+            parameter.register_hook(clamp)  # type: ignore[no-untyped-call] # torch's
+
+
 class ClipsInOptimizerStep(Net):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None

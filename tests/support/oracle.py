@@ -176,6 +176,32 @@ class EveryEvaluation(Loop):
         return {"": seen}
 
 
+class ClampingEach(Loop):
+    """Clamps the gradient of every batch by itself, before it is added to the window's."""
+
+    def run(
+        self, model: Any, batches: Sequence[Tensor], scaler: GradScaler
+    ) -> dict[str, Seen]:
+        optimizer = model.configure_optimizers()
+        seen = Seen(_named(model))
+        parameters = list(model.parameters())
+        for first in range(0, len(batches), self.window):
+            window = batches[first : first + self.window]
+            each = [
+                torch.autograd.grad(model.loss(x) / self.window, parameters)
+                for x in window
+            ]
+            for parameter, *gradients in zip(parameters, *each, strict=True):
+                parameter.grad = torch.stack(gradients).sum(0)
+            seen.note_before(first // self.window)
+            for parameter, *gradients in zip(parameters, *each, strict=True):
+                clamped = torch.stack(gradients).clamp(-CLIP_VALUE, CLIP_VALUE)
+                parameter.grad = clamped.sum(0)
+            seen.note_after()
+            optimizer.step()
+        return {"": seen}
+
+
 class TwoEpochs(Loop):
     """The backbone is frozen in the first epoch, and learns at 0.01 in the second."""
 
