@@ -44,9 +44,20 @@ class Dump:
             return where
         self._saved = True
         file = self._directory / f"bad-step-{step}-rank-{self._rank}.pt"
-        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            torch.save(self._content(step, loss, columns), file)
+        except Exception as error:  # of the disk, or of a batch that cannot be pickled
+            return f"{where} (not saved in {file}: {error})"
+        finally:
+            self._batch, self._rng = None, {}
+        return f"{where} (saved in {file})"
+
+    def _content(
+        self, step: int, loss: float | None, columns: ParameterColumns
+    ) -> dict[str, Any]:
         named = zip(columns.order, columns.names, strict=True)
-        content = {
+        return {
             "step": step,
             "batch_idx": self._batch_idx,
             "batch": self._batch,
@@ -58,9 +69,6 @@ class Dump:
                 for column, name in named
             },
         }
-        torch.save(content, file)
-        self._batch, self._rng = None, {}
-        return f"{where} (saved in {file})"
 
 
 def rng_state() -> dict[str, Any]:

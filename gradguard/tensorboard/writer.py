@@ -66,8 +66,7 @@ class EventWriter:
             tags.STEPS: records.steps,
             tags.LOSS: records.loss,
         }
-        values = [*_scalars(scalars), *self._tensors(schema, arrays)]
-        self._sink.add_event(_event(step, values))
+        self._add(step, [*_scalars(scalars), *self._tensors(schema, arrays)])
         if len(schema.names) > self._max_scalars:
             return
         present = ~records.missing[-1]
@@ -85,7 +84,7 @@ class EventWriter:
             tags.EPOCHS: epochs.values,
             tags.EPOCH_NUMBERS: epochs.epochs,
         }
-        self._sink.add_event(_event(step, list(self._tensors(schema, arrays))))
+        self._add(step, list(self._tensors(schema, arrays)))
 
     def flush(self) -> None:
         """Wait until everything written is in the files."""
@@ -99,6 +98,11 @@ class EventWriter:
         while self._moments:
             self._moments.popitem()[1].close()
 
+    def _add(self, step: int, values: list[Summary.Value]) -> None:
+        self._sink.add_event(_event(step, values))
+        # Not before: an event that could not be added will be, with its description.
+        self._described |= {value.tag for value in values}
+
     def _moment(self, run: str) -> EventFileWriter:
         if run not in self._moments:
             self._moments[run] = EventFileWriter(str(self._logdir / run))
@@ -109,7 +113,6 @@ class EventWriter:
         for kind, array in arrays.items():
             tag = schema.tag(kind)
             metadata = None if tag in self._described else _metadata(schema)
-            self._described.add(tag)
             yield Summary.Value(tag=tag, tensor=_tensor(array), metadata=metadata)
 
 

@@ -1,0 +1,246 @@
+"""An observer never hurts: what it cannot write or measure costs records, and no more."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from gradguard import ClipNorm, GradGuard
+from gradguard.gradients.norms import Gradients
+from gradguard.tensorboard.reader import read_run
+from tests.support.trainers import Failing, Net, fit, trainer, weights
+
+LOST = r"GradGuard (cannot|could not) write"
+
+quick = settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+class FaultyEvents(TensorBoardLogger):
+    """Its file writer raises at some of the events it is given."""
+
+    fails: Callable[[int], bool] = staticmethod(lambda _: False)
+
+    @property
+    def experiment(self) -> Any:
+        board = super().experiment
+        writer = board._get_file_writer()
+        if "add_event" not in vars(writer):
+            given, add = iter(range(10**6)), writer.add_event
+
+            def add_event(*args: Any, **kwargs: Any) -> None:
+                if self.fails(next(given)):
+                    raise OSError(28, "No space left on device")
+                add(*args, **kwargs)
+
+            writer.add_event = add_event
+        return board
+
+
+class FaultyMetrics(CSVLogger):
+    """Raises at some of the calls of `log_metrics`."""
+
+    fails: Callable[[int], bool] = staticmethod(lambda _: False)
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:
+        self.calls = getattr(self, "calls", -1) + 1
+        if self.fails(self.calls):
+            raise ConnectionError("the server is away")
+        super().log_metrics(metrics, step)
+
+
+def fresh(path: Path) -> Path:
+    """An empty directory, for the next example."""
+    shutil.rmtree(path)
+    path.mkdir()
+    return path
+
+
+@pytest.mark.filterwarnings(f"ignore:{LOST}")
+@pytest.mark.parametrize("logger", [FaultyEvents, FaultyMetrics])
+@pytest.mark.parametrize("clip", [None, ClipNorm(0.1)], ids=repr)
+@given(first=st.integers(0, 8), count=st.integers(1, 5))
+@quick
+def test_weights_are_those_of_a_training_whose_logger_works(
+    tmp_path: Path, logger: Any, clip: Any, first: int, count: int
+) -> None:
+    faulty = logger(fresh(tmp_path), name=None, version="faulty")
+    faulty.fails = lambda number: first <= number < first + count
+
+    found = fit(tmp_path, GradGuard(clip), logger=faulty, log_every_n_steps=2)
+
+    expected = fit(fresh(tmp_path), GradGuard(clip))
+    assert torch.equal(weights(found), weights(expected))
+
+
+@pytest.mark.filterwarnings(f"ignore:{LOST}")
+@pytest.mark.parametrize("logger", [FaultyEvents, FaultyMetrics])
+@given(first=st.integers(0, 8))
+@quick
+def test_exception_of_the_user_is_the_one_that_is_raised(
+    tmp_path: Path, logger: Any, first: int
+) -> None:
+    faulty = logger(fresh(tmp_path), name=None, version="faulty")
+    faulty.fails = lambda number: number >= first
+
+    with pytest.raises(RuntimeError, match="no more batches"):
+        fit(tmp_path, GradGuard(), model=Failing(), logger=faulty, log_every_n_steps=2)
+
+
+@pytest.mark.filterwarnings(f"ignore:{LOST}")
+@given(first=st.integers(0, 5), count=st.integers(1, 4))
+@quick
+def test_steps_that_could_not_be_written_are_written_later(
+    tmp_path: Path, first: int, count: int
+) -> None:
+    faulty = FaultyEvents(fresh(tmp_path), name=None, version="later")
+    faulty.fails = lambda number: first <= number < first + count
+
+    fit(tmp_path, GradGuard(max_scalars=0), logger=faulty, log_every_n_steps=2)
+
+    assert read_run(tmp_path / "later").steps.tolist() == list(range(20))
+
+
+def test_records_that_are_lost_are_counted(tmp_path: Path) -> None:
+    faulty = FaultyMetrics(tmp_path, name=None, version="faulty")
+    faulty.fails = lambda _: True
+
+    with pytest.warns(UserWarning, match=LOST) as said:
+        fit(tmp_path, GradGuard(), logger=faulty)
+
+    sentences = [str(one.message) for one in said if "GradGuard" in str(one.message)]
+    assert len(sentences) == 2
+    assert "ConnectionError: the server is away" in sentences[0]
+    assert "could not write 4 of its records to FaultyMetrics" in sentences[1]
+
+
+class Broken(CSVLogger):
+    """Is open when Lightning looks, at the start, and gone when it is needed."""
+
+    looks = 0
+
+    @property
+    def experiment(self) -> Any:
+        Broken.looks += 1
+        if Broken.looks > 1:
+            raise ConnectionError("no such server")
+        return super().experiment
+
+
+def test_logger_that_cannot_be_opened_leaves_the_others(tmp_path: Path) -> None:
+    loggers = [
+        Broken(tmp_path, name=None, version="broken"),
+        TensorBoardLogger(tmp_path, name=None, version="run"),
+    ]
+
+    with pytest.warns(UserWarning, match="cannot write to Broken"):
+        fit(tmp_path, GradGuard(), logger=loggers)
+
+    assert len(read_run(tmp_path / "run").steps) == 20
+
+
+class Saves(Callback):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if args[-1] == 11:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.filterwarnings(f"ignore:{LOST}")
+def test_checkpoint_is_saved_where_nothing_can_be_written(tmp_path: Path) -> None:
+    faulty = FaultyEvents(tmp_path, name=None, version="faulty")
+    faulty.fails = lambda _: True
+
+    fit(tmp_path, GradGuard(), Saves(tmp_path / "mid.ckpt"), logger=faulty)
+
+    assert torch.load(tmp_path / "mid.ckpt", weights_only=True)["global_step"] == 12
+
+
+class Told(Callback):
+    """Remembers the exception it was told of."""
+
+    exception: BaseException | None = None
+
+    def on_exception(
+        self, trainer: Any, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.exception = exception
+
+
+@pytest.mark.filterwarnings(f"ignore:{LOST}")
+def test_callbacks_behind_are_told_of_the_exception(tmp_path: Path) -> None:
+    faulty, told = FaultyEvents(tmp_path, name=None, version="faulty"), Told()
+    faulty.fails = lambda _: True
+
+    with pytest.raises(RuntimeError, match="no more batches"):
+        fit(tmp_path, GradGuard(), told, model=Failing(), logger=faulty)
+
+    assert "no more batches" in str(told.exception)
+
+
+class Unmeasurable(Net):
+    """Its gradients break what measures them from the sixth step on."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        Unmeasurable.breaks = batch_idx >= 5
+
+    breaks = False
+
+
+@pytest.fixture
+def breaking_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = Gradients.norms
+
+    def broken(self: Gradients, **options: Any) -> Tensor:
+        if Unmeasurable.breaks:
+            raise NotImplementedError("no kernel for this tensor")
+        return norms(self, **options)
+
+    monkeypatch.setattr(Gradients, "norms", broken)
+
+
+@pytest.mark.usefixtures("breaking_norms")
+def test_gradients_that_cannot_be_measured_cost_their_records(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="NotImplementedError: no kernel") as said:
+        found = fit(tmp_path, GradGuard(), model=Unmeasurable())
+
+    assert len([one for one in said if "GradGuard" in str(one.message)]) == 1
+    assert read_run(tmp_path / "run").steps.tolist() == list(range(5))
+    assert torch.equal(weights(found), weights(fit(tmp_path, model=Unmeasurable())))
+
+
+@pytest.mark.usefixtures("breaking_norms")
+def test_gradients_that_cannot_be_clipped_end_the_training(tmp_path: Path) -> None:
+    with pytest.raises(NotImplementedError, match="no kernel"):
+        fit(tmp_path, GradGuard(ClipNorm(1.0)), model=Unmeasurable())
+
+
+def test_dump_that_cannot_be_saved_does_not_keep_the_step_from_being_skipped(
+    tmp_path: Path,
+) -> None:
+    class Bad(Net):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            return loss * math.nan if batch_idx == 3 else loss
+
+    (tmp_path / "file").write_text("in the way")
+    guard = GradGuard(on_nonfinite="skip", dump_dir=tmp_path / "file")
+
+    with pytest.warns(UserWarning, match="update skipped at step 3.*not saved"):
+        trainer(tmp_path, guard).fit(model := Bad())
+
+    assert weights(model).isfinite().all()
