@@ -23,7 +23,7 @@ def exploded(records: Records) -> list[Finding]:
     if not bad.any():
         return []
     row = int(np.argmax(bad))
-    holders = ~np.isfinite(applied.before[row]) & ~applied.missing[row]
+    holders = applied.nonfinite_gradients[row]
     first = chosen(applied, holders)
     held = "Inf" if np.isinf(applied.before[row, holders]).any() else "NaN"
     step = int(applied.steps[row])

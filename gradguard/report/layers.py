@@ -49,7 +49,6 @@ def layers(recording: Recording) -> list[Layer]:
 def _layer(recording: Recording, column: int, name: str) -> Layer:
     records = recording.records
     before = _finite(records.before[:, column])
-    bad = ~np.isfinite(records.before[:, column]) & ~records.missing[:, column]
     mean_abs = _finite(_mean_abs(recording, name))
     low, middle, high = np.quantile(before, [0.1, 0.5, 0.9]).tolist()
     return Layer(
@@ -61,7 +60,7 @@ def _layer(recording: Recording, column: int, name: str) -> Layer:
         before_90=high,
         before_largest=float(before.max()),
         after_50=float(np.median(_finite(records.after[:, column]))),
-        nonfinite_steps=int(bad.sum()),
+        nonfinite_steps=int(records.nonfinite_gradients[:, column].sum()),
         mean_abs_first=float(mean_abs[0]),
         mean_abs_last=float(mean_abs[-1]),
     )

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.records.bins import bin_starts, first_true, largest
 from gradguard.records.recording import Epochs, Recording
 from gradguard.records.records import Records
 from gradguard.report.layers import layers
@@ -112,10 +113,9 @@ def _pair(
 def _thinned(
     steps: NDArray[np.int64], norms: NDArray[np.floating]
 ) -> tuple[list[float], list[float]]:
-    """Return each bin's largest finite norm; NaN if there is none."""
-    starts = np.arange(0, len(steps), -(-len(steps) // _MOST_POINTS))
-    drawn = np.where(np.isfinite(norms), norms, np.nan)
-    return steps[starts].tolist(), np.fmax.reduceat(drawn, starts).tolist()
+    """Return each bin's first step and its largest finite norm; NaN if there is none."""
+    starts = bin_starts(len(steps), _MOST_POINTS)
+    return steps[starts].tolist(), largest(norms, _MOST_POINTS).tolist()
 
 
 def _thresholds(recording: Recording) -> list[Line]:
@@ -137,11 +137,10 @@ def _thresholds(recording: Recording) -> list[Line]:
 
 def _nonfinite(records: Records, lines: list[Line]) -> list[Line]:
     """Return marks above all lines at the steps with a NaN or Inf in a gradient."""
-    steps = records.steps[records.nonfinite]
-    if not len(steps):
+    x = records.steps[first_true(records.nonfinite, _MOST_POINTS)].tolist()
+    if not x:
         return []
     top = max((y for line in lines for y in line.y if np.isfinite(y)), default=1.0)
-    x = steps[:: -(-len(steps) // _MOST_POINTS)].tolist()
     return [Line("non-finite", "nonfinite", x, [3 * top] * len(x), VERMILLION)]
 
 

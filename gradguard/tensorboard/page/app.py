@@ -13,9 +13,10 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugi
 from typing_extensions import override
 from werkzeug import Request, Response
 
+from gradguard.records.bins import bin_starts
 from gradguard.records.recording import STATISTICS
 from gradguard.tensorboard.page import lines, query
-from gradguard.tensorboard.page.heat import bin_starts, heat, peak
+from gradguard.tensorboard.page.heat import heat, peak
 from gradguard.tensorboard.page.library import Library, Run, Source
 from gradguard.tensorboard.page.query import MOMENTS, SCALES
 from gradguard.tensorboard.tags import PLUGIN

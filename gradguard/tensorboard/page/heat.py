@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.records.bins import bin_starts
 from gradguard.records.records import Doubles, Floats
 from gradguard.tensorboard.page.library import Run
 
@@ -93,14 +94,6 @@ def scales(run: Run, columns: Sequence[int], moment: Moment) -> Doubles:
     if moment == "removed":  # already a ratio
         return np.ones(len(columns))
     return (run.median_before if moment == "before" else run.median_after)[columns]
-
-
-def bin_starts(size: int, bins: int) -> NDArray[np.intp]:
-    """Return where each bin starts, all but the last of one width.
-
-    Widths that differ by one would cost the browser its fast way of drawing.
-    """
-    return np.arange(0, size, -(-size // bins))
 
 
 def encode(norms: Doubles) -> Cells:

@@ -51,9 +51,8 @@ def worst(run: Run) -> tuple[list[int], list[float]]:
     A gradient that was ever NaN or Inf peaks infinitely high, the first time it was.
     """
     records = run.records
-    bad = ~np.isfinite(records.before) & ~records.missing
     height = np.where(np.isnan(records.before), 0, records.before)
-    height[bad] = np.inf
+    height[records.nonfinite_gradients] = np.inf
     rows = np.argmax(height, axis=0)
     heights = height[rows, np.arange(len(records.names))].astype(np.float64)
     return rows.tolist(), (heights / run.median_before).tolist()

@@ -66,9 +66,10 @@ class Run:
     @property
     def nbytes(self) -> int:
         """Memory the records take."""
-        arrays = (self.records.before, self.records.after, self.records.missing)
+        norms = self.records.before.nbytes + self.records.after.nbytes
+        masks = 3 * self.records.missing.nbytes  # and which are clipped, non-finite
         by_epoch = self.epochs.values.nbytes if self.epochs else 0
-        return sum(array.nbytes for array in arrays) + by_epoch
+        return norms + masks + by_epoch
 
     @cached_property
     def median_before(self) -> Doubles:
