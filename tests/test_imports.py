@@ -18,15 +18,16 @@ from tests.support import ROOT
 # else in gradguard each folder, and each file beside them, is made. A row may name only rows above it.
 HOUSE = {
     "errors": ("", ""),
+    "names": ("", ""),
     "configs": ("", ""),
     "records": ("numpy", ""),
     "models": ("lightning torch torchmetrics", ""),
     "data": ("lightning numpy sklearn torch", ""),
     "gradients": ("numpy torch", "records"),
-    "health": ("numpy", "records"),
+    "health": ("numpy", "names records"),
     "output": ("", "errors"),
-    "clipping": ("numpy torch", "records gradients"),
-    "guard": ("numpy torch", "errors gradients"),
+    "clipping": ("numpy torch", "names records gradients"),
+    "guard": ("numpy torch", "errors names gradients"),
     "tensorboard": ("google numpy tensorboard werkzeug", "records health"),
     "hooks": ("torch", "gradients clipping"),
     "fit": (
@@ -34,15 +35,15 @@ HOUSE = {
         "records gradients clipping guard tensorboard hooks",
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),
-    "attach": ("", "clipping callback"),
+    "attach": ("", "names clipping callback"),
     "__init__": ("", "errors clipping callback"),
     "experiments": (
         "lightning numpy pydantic pydantic_core torch yaml",
-        "errors records models data clipping tensorboard callback",
+        "errors names records models data clipping tensorboard callback",
     ),
     "report": (
         "matplotlib numpy pydantic rich",
-        "errors records health output tensorboard experiments",
+        "errors names records health output tensorboard experiments",
     ),
     "sweep": ("matplotlib rich torch", "errors output experiments report"),
     "inspection": (
@@ -51,7 +52,7 @@ HOUSE = {
     ),
     "reproduction": (
         "lightning matplotlib numpy rich torch",
-        "errors records data health clipping tensorboard experiments sweep",
+        "errors names records data health clipping tensorboard experiments sweep",
     ),
     "cli": (
         "numpy rich typer",

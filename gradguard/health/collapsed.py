@@ -4,7 +4,8 @@ import numpy as np
 
 from gradguard.health.finding import Finding, Severity
 from gradguard.health.steps import finite, only, sample, usual
-from gradguard.health.words import chosen, named
+from gradguard.health.words import chosen
+from gradguard.names import named
 from gradguard.records.records import Flags, Records
 
 # A parameter's share of the total, late over largest. Unclipped SRNs: at most 1e-5 for

@@ -4,7 +4,8 @@ import numpy as np
 
 from gradguard.health.finding import Finding
 from gradguard.health.steps import updates
-from gradguard.health.words import chosen, named, share
+from gradguard.health.words import chosen, share
+from gradguard.names import named
 from gradguard.records.records import Records
 
 # An explosion shows in one of this many updates before, by this much over the median;

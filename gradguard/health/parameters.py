@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradguard.health.finding import Finding, Kind
-from gradguard.health.words import chosen, named
+from gradguard.health.words import chosen
+from gradguard.names import named
 from gradguard.records.recording import Recording
 
 # How records call a parameter that the optimizer holds and the model does not name.

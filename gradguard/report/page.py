@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradguard.health.finding import Finding
+from gradguard.names import named
 from gradguard.report import words
 from gradguard.report.layers import Layer, layers
 from gradguard.report.panel import Line, Panel, share_scale, span_of
@@ -22,7 +23,6 @@ from gradguard.report.panels import panels
 from gradguard.report.runs import Found, Run
 from gradguard.report.view import View
 
-_IN_TITLE = 3  # runs
 _DASHES = {"before": "dot", "threshold": "dash"}
 _MARKERS = {"nonfinite": "x-thin-open", "zero": "triangle-down"}
 
@@ -67,9 +67,7 @@ def page(found: Found, *, view: View) -> str:
 
 
 def _title(runs: list[Run]) -> str:
-    named = ", ".join(run.label for run in runs[:_IN_TITLE])
-    more = len(runs) - _IN_TITLE
-    return f"{named} and {more} more" if more > 0 else named
+    return named([run.label for run in runs])
 
 
 def _facts(runs: list[Run]) -> str:
