@@ -25,10 +25,10 @@ HOUSE = {
     "data": ("lightning numpy sklearn torch", ""),
     "gradients": ("numpy torch", "records"),
     "health": ("numpy", "names records"),
-    "output": ("", "errors"),
+    "output": ("rich", "errors"),
     "clipping": ("numpy torch", "names records gradients"),
     "guard": ("numpy torch", "errors names gradients"),
-    "tensorboard": ("google numpy tensorboard werkzeug", "records health"),
+    "tensorboard": ("google numpy tensorboard werkzeug", "records health output"),
     "hooks": ("torch", "gradients clipping"),
     "fit": (
         "numpy torch",
@@ -39,20 +39,20 @@ HOUSE = {
     "__init__": ("", "errors clipping callback"),
     "experiments": (
         "lightning numpy pydantic pydantic_core torch yaml",
-        "errors names records models data clipping tensorboard callback",
+        "errors names records models data output clipping tensorboard callback",
     ),
     "report": (
         "matplotlib numpy pydantic rich",
         "errors names records health output tensorboard experiments",
     ),
-    "sweep": ("matplotlib rich torch", "errors output experiments report"),
+    "sweep": ("matplotlib rich torch", "errors output experiments"),
     "inspection": (
         "lightning matplotlib rich torch",
-        "errors output experiments report sweep",
+        "errors output experiments",
     ),
     "reproduction": (
         "lightning matplotlib numpy rich torch",
-        "errors names records data health clipping tensorboard experiments sweep",
+        "errors names records data health output clipping tensorboard experiments",
     ),
     "cli": (
         "numpy rich typer",

@@ -1,11 +1,9 @@
 """Runs in, a JSON document out; docs/report.md has its schema."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
+from gradguard.output import as_json
 from gradguard.report.facts import facts
 from gradguard.report.layers import layers
 from gradguard.report.runs import Found, Run
@@ -16,11 +14,7 @@ VERSION = 1
 
 
 def document(found: Found, *, view: View) -> str:
-    """Return everything the report says, as one JSON document.
-
-    NaN, which stands for "not known", is null; an infinity is the text "Infinity" or
-    "-Infinity".
-    """
+    """Return everything the report says, as one JSON document."""
     content = {
         "version": VERSION,
         "runs": [_run(run, view) for run in found.runs],
@@ -29,7 +23,7 @@ def document(found: Found, *, view: View) -> str:
             for directory, reason in found.left_out
         ],
     }
-    return json.dumps(_plain(content), indent=2, allow_nan=False)
+    return as_json(content, indent=2)
 
 
 def _run(run: Run, view: View) -> dict[str, Any]:
@@ -58,14 +52,3 @@ def _run(run: Run, view: View) -> dict[str, Any]:
         },
         "layers": [asdict(layer) for layer in layers(shown) if layer.name in names],
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with every number that JSON does not have replaced."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from gradguard.errors import ConfigError, Interrupted
+from gradguard.output import runs_bar
 from gradguard.reproduction.judge import left, verdict
 from gradguard.reproduction.page import Settings, markdown
 from gradguard.reproduction.study import Results, Run, Study
@@ -75,16 +75,7 @@ def _run(tasks: Sequence[Task], *, jobs: int) -> tuple[dict[Task, Run], list[str
     """Run them all, or as many as there was time for until Ctrl-C."""
     runs: dict[Task, Run] = {}
     failures: list[str] = []
-    stderr = Console(stderr=True)
-    with Progress(
-        "runs",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        transient=True,
-        disable=not stderr.is_terminal,  # a bar that is piped leaves an empty line
-    ) as bar:
+    with runs_bar(Console(stderr=True)) as bar:
         progress = bar.add_task("", total=len(tasks))
         try:
             for task, run in run_all(tasks, jobs=jobs):

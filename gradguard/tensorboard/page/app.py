@@ -13,6 +13,7 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugi
 from typing_extensions import override
 from werkzeug import Request, Response
 
+from gradguard.output import as_json
 from gradguard.records.bins import bin_starts
 from gradguard.records.recording import STATISTICS
 from gradguard.tensorboard.page import lines, query
@@ -191,8 +192,7 @@ def _send(request: Request, content: object, mime: str, **options: Any) -> Respo
 
 
 def _json(request: Request, content: dict[str, Any]) -> Response:
-    """Serve JSON, with "NaN" and "Infinity" for what JSON has no number."""
-    return _send(request, content, "application/json")
+    return _send(request, as_json(content), "application/json")
 
 
 def _static(name: str, mime: str, request: Request) -> Response:

@@ -136,7 +136,7 @@ function line(x, y, { name, legendgroup, color: own, dash, shape, of }) {
     name,
     legendgroup,
     x,
-    y: y.map((value) => (value === null ? null : Number(value))),
+    y: y.map((value) => (Number.isFinite(value) ? value : null)),
     line: { color: own, width: 1.5, dash, shape },
     hovertemplate: of ? `${of} %{y:.4g}` : "%{y:.4g}",
   };

@@ -37,10 +37,7 @@ export const parameter = (source, window) => json("parameter", of(source, window
 export const epochs = (source, where) => json("epochs", of(source, where));
 export const peak = (source, where) => json("peak", of(source, where));
 
-export async function profile(source, step) {
-  const found = await json("profile", of(source, { step }));
-  return { ...found, before: found.before.map(Number), after: found.after.map(Number) };
-}
+export const profile = (source, step) => json("profile", of(source, { step }));
 
 // The heatmap's cells: decades (NaN where there is nothing to show) and, apart, where a
 // gradient was NaN or Inf.
