@@ -19,6 +19,7 @@ from tests.support import ROOT
 HOUSE = {
     "errors": ("", ""),
     "names": ("", ""),
+    "palette": ("", ""),
     "configs": ("", ""),
     "records": ("numpy", ""),
     "models": ("lightning torch torchmetrics", ""),
@@ -28,7 +29,10 @@ HOUSE = {
     "output": ("rich", "errors"),
     "clipping": ("numpy torch", "names records gradients"),
     "guard": ("numpy torch", "errors names gradients"),
-    "tensorboard": ("google numpy tensorboard werkzeug", "records health output"),
+    "tensorboard": (
+        "google numpy tensorboard werkzeug",
+        "palette records health output",
+    ),
     "hooks": ("torch", "gradients clipping"),
     "fit": (
         "numpy torch",
@@ -42,8 +46,8 @@ HOUSE = {
         "errors names records models data output clipping tensorboard callback",
     ),
     "report": (
-        "matplotlib numpy pydantic rich",
-        "errors names records health output tensorboard experiments",
+        "jinja2 matplotlib numpy rich",
+        "errors names palette records health output tensorboard",
     ),
     "sweep": ("matplotlib rich torch", "errors output experiments"),
     "inspection": (
@@ -52,7 +56,7 @@ HOUSE = {
     ),
     "reproduction": (
         "lightning matplotlib numpy rich torch",
-        "errors names records data health output clipping tensorboard experiments",
+        "errors names palette records data health output clipping tensorboard experiments",
     ),
     "cli": (
         "numpy rich typer",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gradguard.records.bins import bin_starts
 from gradguard.records.records import Doubles, Floats
-from gradguard.tensorboard.page.library import Run
+from gradguard.tensorboard.page.library import LoadedRun
 
 Cells = NDArray[np.int16]
 Moment = Literal["before", "after", "removed"]
@@ -22,7 +22,9 @@ MISSING_CELL, ZERO_CELL, INF_CELL, NAN_CELL = -32768, -32767, 32766, 32767
 _MISSING = -1.0
 
 
-def measured(run: Run, rows: slice, columns: Sequence[int], moment: Moment) -> Floats:
+def measured(
+    run: LoadedRun, rows: slice, columns: Sequence[int], moment: Moment
+) -> Floats:
     """Return the norms to look at, `[S, P]`; -1 where there is no gradient.
 
     Args:
@@ -44,7 +46,7 @@ def measured(run: Run, rows: slice, columns: Sequence[int], moment: Moment) -> F
 
 
 def heat(
-    run: Run,
+    run: LoadedRun,
     rows: slice,
     groups: Sequence[Sequence[int]],
     *,
@@ -78,7 +80,7 @@ def heat(
 
 
 def peak(
-    run: Run, rows: slice, columns: Sequence[int], *, moment: Moment, scale: Scale
+    run: LoadedRun, rows: slice, columns: Sequence[int], *, moment: Moment, scale: Scale
 ) -> tuple[int, int]:
     """Return where the largest norm is, as its row and column in the run's records."""
     norms = measured(run, rows, columns, moment).astype(np.float64)
@@ -89,7 +91,7 @@ def peak(
     return int(step) + rows.start, columns[int(column)]
 
 
-def scales(run: Run, columns: Sequence[int], moment: Moment) -> Doubles:
+def scales(run: LoadedRun, columns: Sequence[int], moment: Moment) -> Doubles:
     """Return what "relative" divides each parameter's norms by, `[P]`."""
     if moment == "removed":  # already a ratio
         return np.ones(len(columns))

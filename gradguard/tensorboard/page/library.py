@@ -40,7 +40,7 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class LoadedRun:
     """The records of a source, and what the page asks of them more than once.
 
     Attributes:
@@ -103,7 +103,7 @@ class Library:
     def __init__(self, provider: DataProvider) -> None:
         self._provider = provider
         self._lock = Lock()
-        self._held: OrderedDict[tuple[str, Source, float], Run] = OrderedDict()
+        self._held: OrderedDict[tuple[str, Source, float], LoadedRun] = OrderedDict()
 
     def updated(self, context: object, *, experiment: str) -> dict[Source, float]:
         """Return what there is to read, and when it last grew, in seconds."""
@@ -112,7 +112,7 @@ class Library:
             for source, entries in self._listed(context, experiment).items()
         }
 
-    def read(self, context: object, source: Source, *, experiment: str) -> Run:
+    def read(self, context: object, source: Source, *, experiment: str) -> LoadedRun:
         """Return a source's records as they are now.
 
         Raises:
@@ -148,7 +148,7 @@ class Library:
 
     def _load(
         self, context: object, experiment: str, source: Source, schemas: list[Schema]
-    ) -> Run:
+    ) -> LoadedRun:
         """Read the writes of all schemas, a sample of them where they are too large."""
 
         def tensors(kind: str, most: int = _ALL) -> dict[str, list[TensorDatum]]:
@@ -187,7 +187,7 @@ class Library:
             for schema, arrays in in_order(schemas, (numbers, epochs), width=width)
         ]
         recording = join(writes, by_epoch)
-        return Run(recording, sum(map(len, steps.values())), len(writes))
+        return LoadedRun(recording, sum(map(len, steps.values())), len(writes))
 
     def _forget_but(self, key: tuple[str, Source, float]) -> None:
         """Drop older versions of a run just read, then the longest unused runs."""

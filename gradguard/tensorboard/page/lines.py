@@ -1,9 +1,10 @@
 """Records in, the points of the page's line charts out, few enough to draw."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tensorboard.errors import NotFoundError
 
 from gradguard.records.bins import (
     bin_starts,
@@ -13,17 +14,22 @@ from gradguard.records.bins import (
     shares,
     smallest,
 )
-from gradguard.records.recording import ClipInForce, Epochs
+from gradguard.records.recording import STATISTICS, ClipInForce
 from gradguard.records.records import MISSING, Records
+from gradguard.tensorboard.page import query
 from gradguard.tensorboard.page.highlights import highlights, worst
-from gradguard.tensorboard.page.library import Run
+from gradguard.tensorboard.page.library import LoadedRun
+from gradguard.tensorboard.page.query import Arguments
+
+Chart = Callable[[LoadedRun, Arguments], dict[str, Any]]
+"""The numbers of a chart, as the arguments of a request ask for them."""
 
 # Bins over which the share of clipped steps is taken: enough to see it change, few
 # enough to be shares of something.
 _FRACTION_BINS = 50
 
 
-def summary(run: Run) -> dict[str, Any]:
+def summary(run: LoadedRun) -> dict[str, Any]:
     """Return what the page needs to know before it draws anything."""
     records = run.records
     peaks, times = worst(run)
@@ -54,9 +60,10 @@ def clip(in_force: ClipInForce) -> dict[str, Any]:
     }
 
 
-def totals(run: Run, rows: slice, *, bins: int) -> dict[str, Any]:
+def totals(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
     """Return the norms over all parameters; of each bin, what departs furthest."""
     records = run.records
+    rows, bins = query.window(arguments, records), query.bins(arguments)
     steps = records.steps[rows]
     return {
         **_axis(records, rows, bins),
@@ -69,9 +76,11 @@ def totals(run: Run, rows: slice, *, bins: int) -> dict[str, Any]:
     }
 
 
-def of_parameter(run: Run, rows: slice, column: int, *, bins: int) -> dict[str, Any]:
+def of_parameter(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
     """Return one parameter's norms; of each bin, the largest."""
     records = run.records
+    rows, bins = query.window(arguments, records), query.bins(arguments)
+    column = query.parameter(arguments, records)
     clipped = records.clipped_gradients[rows, column]
     nonfinite = first_true(records.nonfinite_gradients[rows, column], bins)
     return {
@@ -83,9 +92,10 @@ def of_parameter(run: Run, rows: slice, column: int, *, bins: int) -> dict[str, 
     }
 
 
-def profile(run: Run, row: int) -> dict[str, Any]:
+def profile(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
     """Return every parameter's norms at one step; -1 where it has no gradient."""
     records = run.records
+    row = query.nearest(arguments, records)
     missing = records.missing[row]
     return {
         "step": int(records.steps[row]),
@@ -94,19 +104,37 @@ def profile(run: Run, row: int) -> dict[str, Any]:
     }
 
 
-def by_epoch(epochs: Epochs, names: Sequence[str], statistic: str) -> dict[str, Any]:
-    """Return a statistic of some parameters, one list each; NaN for what is no number."""
+def by_epoch(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
+    """Return a statistic of some parameters, one list each; NaN for what is no number.
+
+    Raises:
+        NotFoundError: If the run has no statistics by epoch.
+    """
+    epochs = run.epochs
+    if epochs is None:
+        raise NotFoundError("the run has no statistics by epoch.")
+    groups = query.groups(arguments, run.records)
+    names = [run.records.names[column] for group in groups for column in group]
+    statistic = query.choice(arguments, "statistic", STATISTICS)
     columns = {name: column for column, name in enumerate(epochs.names)}
     values = np.where(np.isfinite(epochs[statistic]), epochs[statistic], np.nan).T
     unknown = [np.nan] * len(epochs.epochs)
     return {
         "epochs": epochs.epochs.tolist(),
-        "names": list(names),
+        "names": names,
         "values": [
             values[columns[name]].tolist() if name in columns else unknown
             for name in names
         ],
     }
+
+
+CHARTS: dict[str, Chart] = {
+    "totals": totals,
+    "parameter": of_parameter,
+    "profile": profile,
+    "epochs": by_epoch,
+}
 
 
 def _axis(records: Records, rows: slice, bins: int) -> dict[str, Any]:
