@@ -68,16 +68,27 @@ def require_writable(log_dir: Path) -> None:
 
 
 def as_json(content: Any, *, indent: int | None = None) -> str:
-    """Return the content as JSON, whose numbers are finite.
+    """Return the content as JSON, with `finite` for what JSON has no number."""
+    return json.dumps(finite(content), indent=indent, allow_nan=False)
 
-    NaN, which stands for "not known", is null; an infinity is the text "Infinity" or
-    "-Infinity", which Python's `float` and JavaScript's `Number` read.
+
+def finite(value: Any) -> Any:
+    """Return the value with what JSON has: None for NaN, text for an infinity.
+
+    NaN stands for "not known"; "Infinity" and "-Infinity" are what Python's `float` and
+    JavaScript's `Number` read.
 
     Example:
-        >>> as_json({"norms": (1.5, float("nan"), -float("inf"))})
-        '{"norms": [1.5, null, "-Infinity"]}'
+        >>> finite({"norms": (1.5, float("nan"), -float("inf"))})
+        {'norms': [1.5, None, '-Infinity']}
     """
-    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def runs_bar(console: Console) -> Progress:
@@ -91,13 +102,3 @@ def runs_bar(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,  # a bar that is piped leaves an empty line
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value

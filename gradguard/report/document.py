@@ -4,13 +4,12 @@ from dataclasses import asdict
 from typing import Any
 
 from gradguard.output import as_json
-from gradguard.report.facts import facts
-from gradguard.report.layers import layers
+from gradguard.report.facts import facts, parameter_facts
 from gradguard.report.runs import Found, Run
 from gradguard.report.view import View
 
 # Goes up when a field changes its meaning or goes away, not when one is added.
-VERSION = 1
+VERSION = 2
 
 
 def document(found: Found, *, view: View) -> str:
@@ -27,13 +26,10 @@ def document(found: Found, *, view: View) -> str:
 
 
 def _run(run: Run, view: View) -> dict[str, Any]:
-    shown = view.rows(run.recording)
-    names = set(view.names(shown.records.names))
     return {
         "label": run.label,
         "directory": str(run.directory),
         "optimizer": run.optimizer,
-        "experiment": run.kept and run.kept._asdict(),
         "clips": [
             {
                 "step": clip.step,
@@ -50,5 +46,5 @@ def _run(run: Run, view: View) -> dict[str, Any]:
             "max_norm": run.suggestion.max_norm,
             "reason": run.suggestion.reason,
         },
-        "layers": [asdict(layer) for layer in layers(shown) if layer.name in names],
+        "layers": [asdict(row) for row in parameter_facts(run.recording, view)],
     }
