@@ -25,7 +25,7 @@ from gradguard.inspection.module import inspect_module
 from gradguard.inspection.passes import by_trainer
 from gradguard.inspection.subjects import inspect_experiment
 from gradguard.inspection.table import show
-from gradguard.inspection.words import sentences, verdict
+from gradguard.inspection.words import sentences, trend
 
 MODULES = """
 import torch
@@ -271,7 +271,7 @@ def test_factor_says_that_a_norm_is_zero(
     inspection = Inspection("x", 0.0, "", layers, (), ())
 
     assert inspection.factor("norm_before") == expected
-    assert verdict(expected) != "steady"
+    assert trend(expected) != "steady"
 
 
 def test_first_pass_changes_no_weight() -> None:
