@@ -12,7 +12,7 @@ from gradguard.inspection.words import sentences
 from gradguard.output import as_json
 
 
-def show(inspection: Inspection, console: Console) -> None:
+def print_inspection(inspection: Inspection, console: Console) -> None:
     """Print a row for each weight, and below in words what follows."""
     console.print(table(inspection))
     for sentence in sentences(inspection):

@@ -18,7 +18,7 @@ _FACT, _RUN = 25, 17
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def show(found: Found, console: Console, *, view: View, by_layer: bool) -> None:
+def print_report(found: Found, console: Console, *, view: View, by_layer: bool) -> None:
     """Print facts, run beside run, and below them what is the matter with each.
 
     Args:

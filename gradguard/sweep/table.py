@@ -14,7 +14,7 @@ from gradguard.sweep.runner import Sweep
 _SMALL, _THOUSAND, _LARGE = 1e-2, 1e3, 1e6  # where the writing of a number changes
 
 
-def show(sweep: Sweep, console: Console) -> None:
+def print_sweep(sweep: Sweep, console: Console) -> None:
     """Print a row for each cell, and what the numbers are of."""
     console.print(table(sweep))
     console.print(_legend(sweep))

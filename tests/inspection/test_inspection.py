@@ -24,7 +24,7 @@ from gradguard.inspection.layers import Inspection, Layer
 from gradguard.inspection.module import inspect_module
 from gradguard.inspection.passes import by_trainer
 from gradguard.inspection.subjects import inspect_experiment
-from gradguard.inspection.table import show
+from gradguard.inspection.table import print_inspection
 from gradguard.inspection.words import sentences, trend
 
 MODULES = """
@@ -334,7 +334,7 @@ def test_table_fits_80_columns(model: str) -> None:
     console = Console(file=io.StringIO(), width=80)
     inspection = inspected(model=model)
 
-    show(inspection, console)
+    print_inspection(inspection, console)
 
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()

@@ -21,7 +21,7 @@ from gradguard.report.command import Wanted, report
 from gradguard.report.document import document
 from gradguard.report.facts import facts
 from gradguard.report.runs import Run, find_runs
-from gradguard.report.table import show
+from gradguard.report.table import print_report
 from gradguard.report.view import View, view
 from gradguard.report.words import clip_in_words
 from gradguard.tensorboard.reader import read_recordings, read_run
@@ -65,7 +65,7 @@ def clipped(trained: Path) -> Path:
 def printed(*paths: Path, width: int = 80, layers: bool = False) -> str:
     file = io.StringIO()
     console = Console(file=file, width=width, markup=False, highlight=False)
-    show(find_runs(paths), console, view=View(), by_layer=layers)
+    print_report(find_runs(paths), console, view=View(), by_layer=layers)
     return file.getvalue()
 
 

@@ -26,7 +26,7 @@ from gradguard.sweep.cells import Summary
 from gradguard.sweep.grid import Cell, clip_points, grid, points
 from gradguard.sweep.results import Result, load, path, save
 from gradguard.sweep.runner import Sweep, run_cells
-from gradguard.sweep.table import document, show
+from gradguard.sweep.table import document, print_sweep
 from tests.support.sweep_tasks import double, sleep
 
 SHORT = ("trainer.max_steps=20", "trainer.accelerator=cpu")
@@ -77,7 +77,7 @@ def ended(log_dir: Path) -> Sweep:
 
 def printed(sweep: Sweep) -> str:
     console = Console(file=io.StringIO(), width=80, markup=False)
-    show(sweep, console)
+    print_sweep(sweep, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
