@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.records.bins import bin_starts
-from gradguard.records.records import Doubles, Floats
+from gradguard.records.records import MISSING, Doubles, Floats
 from gradguard.tensorboard.page.library import LoadedRun
 
 Cells = NDArray[np.int16]
@@ -17,9 +17,6 @@ Scale = Literal["relative", "absolute"]
 # A cell holds log10 of a norm in these units, at most +-64 decades, or one of the marks.
 PER_DECADE = 500
 MISSING_CELL, ZERO_CELL, INF_CELL, NAN_CELL = -32768, -32767, 32766, 32767
-
-# Stands for "no gradient" below: less than any norm, so that it never is the largest.
-_MISSING = -1.0
 
 
 def measured(
@@ -42,7 +39,8 @@ def measured(
     norms = {"before": before, "after": after}.get(moment)
     if norms is None:
         norms = _removed(before, after)
-    return np.where(missing, np.float32(_MISSING), norms)
+    # Less than any norm, so that it never is the largest.
+    return np.where(missing, np.float32(MISSING), norms)
 
 
 def heat(
