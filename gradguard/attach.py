@@ -10,7 +10,6 @@ not set, nothing else is imported here.
 
 import os
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,7 +55,9 @@ def callbacks() -> "list[GradGuard]":
 def _option(text: str) -> tuple[str, Any]:
     key, _, value = (part.strip() for part in text.partition("="))
     if key not in _OPTIONS:
-        near = get_close_matches(key, _OPTIONS, n=1, cutoff=0)[0]
+        from gradguard.names import nearest  # noqa: PLC0415 (only when asked for)
+
+        near = nearest(key, _OPTIONS)
         raise ValueError(f"{VARIABLE} has no option {key!r}; did you mean {near!r}?")
     try:
         return key, _OPTIONS[key](value)

@@ -1,6 +1,13 @@
-"""Where a report is written to."""
+"""What every command writes: files that can be, JSON that others read, a bar meanwhile."""
 
+import json
+import math
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gradguard.errors import ConfigError
 
@@ -41,3 +48,57 @@ def writable(
     if not existed:
         path.unlink()
     return path
+
+
+def require_writable(log_dir: Path) -> None:
+    """Do nothing if runs can be written below that directory, existing or not.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    existing = next(path for path in (log_dir, *log_dir.parents) if path.exists())
+    try:
+        # Permission bits lie to root and on read-only disks; a file tells the truth.
+        with TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"log_dir '{log_dir}' cannot be written: {error.strerror}"
+        ) from None
+
+
+def as_json(content: Any, *, indent: int | None = None) -> str:
+    """Return the content as JSON, with `finite` for what JSON has no number."""
+    return json.dumps(finite(content), indent=indent, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """Return the value with what JSON has: None for NaN, text for an infinity.
+
+    NaN stands for "not known"; "Infinity" and "-Infinity" are what Python's `float` and
+    JavaScript's `Number` read.
+
+    Example:
+        >>> finite({"norms": (1.5, float("nan"), -float("inf"))})
+        {'norms': [1.5, None, '-Infinity']}
+    """
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def runs_bar(console: Console) -> Progress:
+    """Return a bar that counts runs; it shows nothing where no terminal is."""
+    return Progress(
+        "runs",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,  # a bar that is piped leaves an empty line
+    )

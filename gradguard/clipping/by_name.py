@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from gradguard.clipping.policy import Clip, Policy, State, apply_to, in_order, in_words
 from gradguard.gradients.norms import Gradients, pick
+from gradguard.names import by_likeness, named
 
-_MAX_NAMED = 3
+_NEAREST = 3  # names to choose from
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -127,7 +127,7 @@ def _unmatched(pattern: str, names: Sequence[str]) -> str:
     if taken:
         return (
             f"pattern {pattern!r} matches only parameters that earlier patterns take "
-            f"({', '.join(taken[:_MAX_NAMED])}): put it before them"
+            f"({named(taken)}): put it before them"
         )
-    near = get_close_matches(pattern, names, n=_MAX_NAMED, cutoff=0.0)
-    return f"pattern {pattern!r} matches no parameter; the nearest: {', '.join(near)}"
+    near = by_likeness(pattern, names)[:_NEAREST]
+    return f"pattern {pattern!r} matches no parameter; the nearest: {named(near)}"

@@ -24,7 +24,8 @@ from pydantic import (
 from typing_extensions import Self
 
 from gradguard.errors import ConfigError
-from gradguard.experiments.mistakes import nearest, sentence
+from gradguard.experiments.mistakes import sentence
+from gradguard.names import nearest
 
 # Every bundled model with the data it is trained on: "module:class" each, so that naming
 # a model does not import torch.

@@ -3,35 +3,19 @@
 import inspect
 import re
 from collections.abc import Iterator
-from difflib import SequenceMatcher
 from typing import get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-
-def nearest(word: str, names: list[str]) -> str:
-    """Return the name most like the word; above all one that ends in the same part.
-
-    Example:
-        >>> nearest("depth", ["model.depth", "model.width"])
-        'model.depth'
-    """
-    last = word.rpartition(".")[2]
-    return max(
-        names,
-        key=lambda name: (
-            name.rpartition(".")[2] == last,
-            SequenceMatcher(None, word, name).ratio(),
-        ),
-    )
+from gradguard.names import nearest
 
 
 def sentence(error: ErrorDetails, schema: type[BaseModel]) -> str:
     """Say what is wrong with which field, what it was, and what comes nearest."""
     field = _dotted(error["loc"])
     if error["type"] == "extra_forbidden":
-        near = nearest(field, list(_names(schema)))
+        near = nearest(field, _names(schema))
         return f"{field} is not a setting, did you mean {near}?"
     if error["type"] == "missing":
         return f"{field} is missing"
@@ -41,7 +25,8 @@ def sentence(error: ErrorDetails, schema: type[BaseModel]) -> str:
     told = f"{field} {expected}, got {error['input']!r}"
     if error["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        told += f", did you mean {nearest(str(error['input']), allowed)!r}?"
+        near = nearest(str(error["input"]), allowed)
+        told += f", did you mean {near!r}?"
     return told
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from gradguard.errors import ConfigError
 from gradguard.experiments.config import MODELS, Experiment, validate
-from gradguard.experiments.mistakes import nearest
+from gradguard.names import nearest
 
 Settings = dict[str, Any]
 
@@ -132,7 +132,7 @@ def bundled_text(name: str) -> str:
     """
     configs = bundled()
     if name not in configs:
-        near = nearest(name, list(configs))
+        near = nearest(name, configs)
         raise ConfigError(f"config {name!r} is not bundled, did you mean {near!r}?")
     return configs[name]
 
@@ -208,7 +208,7 @@ def _model_name(settings: Settings) -> str:
             f"model.name is missing: give --model ({', '.join(MODELS)}) or --config"
         )
     if name not in MODELS:
-        near = nearest(name, list(MODELS))
+        near = nearest(name, MODELS)
         raise ConfigError(f"model.name {name!r} is unknown, did you mean {near!r}?")
     return name
 

@@ -1,9 +1,8 @@
-"""Refuse a run that cannot start or cannot go on, before anything is written."""
+"""Refuse to go on from a checkpoint that cannot be, before anything is written."""
 
 import warnings
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -13,23 +12,6 @@ from torch.optim import Optimizer
 from gradguard.errors import ConfigError
 
 _PARTS = {"state_dict", "optimizer_states", "epoch", "global_step"}
-
-
-def require_writable(log_dir: Path) -> None:
-    """Do nothing if runs can be written below that directory, existing or not.
-
-    Raises:
-        ConfigError: If they cannot.
-    """
-    existing = next(path for path in (log_dir, *log_dir.parents) if path.exists())
-    try:
-        # Permission bits lie to root and on read-only disks; a file tells the truth.
-        with TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"log_dir '{log_dir}' cannot be written: {error.strerror}"
-        ) from None
 
 
 def require_resumable(path: str, *, model: LightningModule, trainer: Trainer) -> None:

@@ -22,7 +22,8 @@ from gradguard.experiments.hidden_units import HasUnits, stuck_units
 from gradguard.experiments.progress import Progress
 from gradguard.experiments.quiet import quiet
 from gradguard.experiments.resolve import dump
-from gradguard.experiments.resume import require_resumable, require_writable
+from gradguard.experiments.resume import require_resumable
+from gradguard.output import require_writable
 from gradguard.records.recording import Recording
 from gradguard.records.records import Records
 from gradguard.tensorboard.reader import read_recordings

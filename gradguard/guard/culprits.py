@@ -8,8 +8,7 @@ from torch import Tensor
 
 from gradguard.gradients.norms import plain
 from gradguard.gradients.sharding import local
-
-_MAX_NAMED = 3
+from gradguard.names import named
 
 
 class Counts(NamedTuple):
@@ -64,8 +63,8 @@ def culprits(
     if not bad:
         return "gradients are not finite on another process"
     return (
-        f"gradients are not finite: {_listed(bad)}, first in backward order; "
-        f"finite: {_listed(fine) or 'none'}"
+        f"gradients are not finite: {named(bad)}, first in backward order; "
+        f"finite: {named(fine) if fine else 'none'}"
     )
 
 
@@ -87,8 +86,3 @@ def advice(loss: float | None, said: str) -> str:
         f"{known}: Trainer(detect_anomaly=True) names the operation; look for roots and "
         "norms at zero, and for what torch.where hides"
     )
-
-
-def _listed(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _MAX_NAMED} more" if items[_MAX_NAMED:] else ""
-    return ", ".join(items[:_MAX_NAMED]) + more

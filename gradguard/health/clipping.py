@@ -2,23 +2,18 @@
 
 from collections.abc import Iterable
 
-from gradguard.health.finding import Finding, Kind
+from gradguard.health.finding import Finding
 from gradguard.health.steps import updates
 from gradguard.health.words import share
 from gradguard.records.recording import Recording
 from gradguard.records.records import Records
-
-# What a clip that does its work prevents. That a gradient became NaN may have other
-# causes, which no clip prevents; where there is none, it is the first thing to try.
-_PREVENTED: frozenset[Kind] = frozenset({"exploding", "overshoot", "collapsed"})
-_TO_TRY = _PREVENTED | {"exploded"}
 
 # Share of steps from which on a clip fires always, and steps it takes to say so.
 _ALWAYS = 0.99
 _STEPS = 10
 
 
-def clip_findings(recording: Recording, found: Iterable[Finding]) -> list[Finding]:
+def clipping(recording: Recording, found: Iterable[Finding]) -> Finding | None:
     """Judge the clip by how often it fired and by what else was found.
 
     Args:
@@ -27,19 +22,21 @@ def clip_findings(recording: Recording, found: Iterable[Finding]) -> list[Findin
     """
     records = updates(recording.records)
     if not len(records.steps):
-        return []
-    serious = [finding for finding in found if finding.severity != "note"]
-    sick = [finding for finding in serious if finding.kind in _PREVENTED]
+        return None
+    serious = [finding for finding in found if finding.serious]
+    sick = [finding for finding in serious if finding.under_clip == "prevented"]
     text = "; then ".join(clip.text for clip in recording.clips if clip.text)
     if not text:
-        to_try = any(finding.kind in _TO_TRY for finding in serious)
-        return [] if records.clipped.any() else [_unclipped(records, to_try)]
+        to_try = any(
+            one.under_clip in ("prevented", "perhaps prevented") for one in serious
+        )
+        return None if records.clipped.any() else _unclipped(records, to_try)
     if sick:
-        return [_too_high(records, text, sick)]
+        return _too_high(records, text, sick)
     if not records.clipped.any():
-        return [_never(records, text)]
+        return _never(records, text)
     rare = records.clip_fraction < _ALWAYS or len(records.steps) < _STEPS
-    return [] if rare else [_always(records, text)]
+    return None if rare else _always(records, text)
 
 
 def _unclipped(records: Records, to_try: bool) -> Finding:

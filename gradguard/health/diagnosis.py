@@ -1,15 +1,17 @@
 """All rules over one recording."""
 
-from gradguard.health.clipping import clip_findings
+from collections.abc import Callable
+
+from gradguard.health.clipping import clipping
 from gradguard.health.collapsed import collapsed, dead
 from gradguard.health.exploding import exploding, negative_loss, overshoot
 from gradguard.health.finding import Finding
 from gradguard.health.nonfinite import exploded, nonfinite_loss, overflow, refused
-from gradguard.health.parameters import parameter_findings
+from gradguard.health.parameters import foreign, no_gradient, unoptimized
 from gradguard.health.vanishing import exploding_at_init, vanishing
 from gradguard.records.recording import Recording
 
-_RULES = (
+_RULES: tuple[Callable[[Recording], Finding | None], ...] = (
     exploded,
     nonfinite_loss,
     overflow,
@@ -21,6 +23,9 @@ _RULES = (
     collapsed,
     dead,
     negative_loss,
+    no_gradient,
+    unoptimized,
+    foreign,
 )
 
 _WORST_FIRST = ("error", "warning", "note")
@@ -36,10 +41,9 @@ def diagnose(recording: Recording) -> list[Finding]:
         recording: One optimizer's of a run, from
             `gradguard.tensorboard.reader.read_recordings`.
     """
-    found = [finding for rule in _RULES for finding in rule(recording.records)]
-    found += clip_findings(recording, found)
-    found += parameter_findings(recording)
-    return sorted(found, key=_rank)
+    found = [finding for rule in _RULES if (finding := rule(recording))]
+    judged = clipping(recording, found)
+    return sorted([*found, judged] if judged else found, key=_rank)
 
 
 def _rank(finding: Finding) -> tuple[int, float]:

@@ -5,6 +5,7 @@ import numpy as np
 from gradguard.health.finding import Finding
 from gradguard.health.steps import only, updates
 from gradguard.health.words import share
+from gradguard.records.recording import Recording
 from gradguard.records.records import Doubles, Flags, Records
 
 # An explosion is a total that rises three updates running, to ten times the largest
@@ -20,15 +21,15 @@ _PEAK_LOSS = 10.0
 _LATE_LOSS = 3.0
 
 
-def exploding(records: Records) -> list[Finding]:
+def exploding(recording: Recording) -> Finding | None:
     """Find the step at which the total begins to run away, and the parameter that leads.
 
     A note where a clip bounded the step.
     """
-    applied = updates(records)
+    applied = updates(recording.records)
     rows = np.flatnonzero(_runs_away(applied.total_before))
     if not len(rows):
-        return []
+        return None
     unbounded = rows[~applied.clipped[rows]]
     row = int(unbounded[0] if len(unbounded) else rows[0])
     since = row - _RISING
@@ -37,73 +38,69 @@ def exploding(records: Records) -> list[Finding]:
     growth = applied.total_before[row] / largest if largest else np.inf
     name = _fastest(applied, since, row)
     clipped = "" if len(unbounded) else " The clip bounded every such step."
-    return [
-        Finding(
-            "exploding",
-            "warning" if len(unbounded) else "note",
-            f"The total before clipping rises to {applied.total_before[row]:.3g} at "
-            f"step {step}, {growth:.3g} x any total up to step "
-            f"{int(applied.steps[since])}; {name} grows fastest.{clipped}",
-            "Clip by norm, lower the learning rate, or scale the targets."
-            if len(unbounded)
-            else "Keep the clip.",
-            step,
-            name,
-            {"total_before": float(applied.total_before[row]), "growth": float(growth)},
-        )
-    ]
+    return Finding(
+        "exploding",
+        "warning" if len(unbounded) else "note",
+        f"The total before clipping rises to {applied.total_before[row]:.3g} at "
+        f"step {step}, {growth:.3g} x any total up to step "
+        f"{int(applied.steps[since])}; {name} grows fastest.{clipped}",
+        "Clip by norm, lower the learning rate, or scale the targets."
+        if len(unbounded)
+        else "Keep the clip.",
+        step,
+        name,
+        {"total_before": float(applied.total_before[row]), "growth": float(growth)},
+    )
 
 
-def overshoot(records: Records) -> list[Finding]:
+def overshoot(recording: Recording) -> Finding | None:
     """Find a loss that jumped after a large step, stayed finite and never came back."""
+    records = recording.records
     if (records.nonfinite & ~records.skipped).any():
-        return []  # it did not stay finite
+        return None  # it did not stay finite
     applied = updates(records)
     usable = only(applied, np.isfinite(applied.loss))
     losses = usable.loss.astype(float)  # ten times a float32 may be none
     if not len(losses) or losses.min() <= 0:
-        return []
+        return None
     first, peak = float(losses[0]), int(np.argmax(losses))
     top, late = float(losses[peak]), float(np.median(losses[len(losses) // 2 :]))
     if top < _PEAK_LOSS * first or late < _LATE_LOSS * first:
-        return []
+        return None
     row = int(np.argmax(usable.total_after[:peak]))
     step, total = int(usable.steps[row]), float(usable.total_after[row])
-    return [
-        Finding(
-            "overshoot",
-            "warning",
-            f"The loss rose from {first:.3g} to {top:.3g} and stays at "
-            f"{late:.3g}. The largest step before, step {step}, had a total of "
-            f"{total:.3g} after clipping.",
-            "Clip by norm or lower the learning rate, so that no step leaps so far.",
-            step,
-            numbers={
-                "first_loss": first,
-                "peak_loss": top,
-                "late_loss": late,
-                "total_after": total,
-            },
-        )
-    ]
+    return Finding(
+        "overshoot",
+        "warning",
+        f"The loss rose from {first:.3g} to {top:.3g} and stays at "
+        f"{late:.3g}. The largest step before, step {step}, had a total of "
+        f"{total:.3g} after clipping.",
+        "Clip by norm or lower the learning rate, so that no step leaps so far.",
+        step,
+        numbers={
+            "first_loss": first,
+            "peak_loss": top,
+            "late_loss": late,
+            "total_after": total,
+        },
+    )
 
 
-def negative_loss(records: Records) -> list[Finding]:
+def negative_loss(recording: Recording) -> Finding | None:
     """Find a loss below zero, which most losses cannot have."""
+    records = recording.records
     negative = records.loss < 0
     if not negative.any():
-        return []
+        return None
     step = int(records.steps[np.argmax(negative)])
-    return [
-        Finding(
-            "negative-loss",
-            "note",
-            f"The loss is below zero on {share(negative)}, first at step {step}.",
-            "Right for a log density or a reward; a cross-entropy or a squared error "
-            "has targets it was not made for.",
-            step,
-        )
-    ]
+    return Finding(
+        "negative-loss",
+        "note",
+        f"The loss is below zero on {share(negative)}, first at step {step}.",
+        "Right for a log density or a reward; a cross-entropy or a squared error "
+        "has targets it was not made for.",
+        step,
+    )
 
 
 def _runs_away(totals: Doubles) -> Flags:

@@ -27,6 +27,25 @@ Kind = Literal[
     "negative-loss",
 ]
 
+# What becomes of a kind under a clip by norm whose threshold is right. "kept": it scales
+# all layers alike, and keeps their ratio.
+UnderClip = Literal[
+    "prevented", "perhaps prevented", "bounded", "kept", "not prevented", "unrelated"
+]
+_UNDER_CLIP: dict[Kind, UnderClip] = {
+    "exploding": "prevented",
+    "overshoot": "prevented",
+    "collapsed": "prevented",
+    # A NaN after growth may have other causes, but a clip is the first thing to try.
+    "exploded": "perhaps prevented",
+    "overflow": "bounded",
+    "frozen": "bounded",
+    "vanishing": "kept",
+    "exploding-at-init": "kept",
+    "nonfinite-gradient": "not prevented",
+    "refused": "not prevented",
+}
+
 # An error: the run cannot be used. A warning: it will not learn what it could. A note:
 # worth knowing, nothing may be wrong.
 Severity = Literal["error", "warning", "note"]
@@ -53,6 +72,16 @@ class Finding:
     step: int | None = None
     parameter: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def serious(self) -> bool:
+        """Whether it is an error or a warning."""
+        return self.severity != "note"
+
+    @property
+    def under_clip(self) -> UnderClip:
+        """What a clip by norm makes of it."""
+        return _UNDER_CLIP.get(self.kind, "unrelated")
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"

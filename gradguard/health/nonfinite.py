@@ -4,7 +4,9 @@ import numpy as np
 
 from gradguard.health.finding import Finding
 from gradguard.health.steps import updates
-from gradguard.health.words import chosen, named, share
+from gradguard.health.words import chosen, share
+from gradguard.names import named
+from gradguard.records.recording import Recording
 from gradguard.records.records import Records
 
 # An explosion shows in one of this many updates before, by this much over the median;
@@ -13,112 +15,102 @@ _UPDATES = 3
 _GROWTH = 10.0
 
 
-def exploded(records: Records) -> list[Finding]:
+def exploded(recording: Recording) -> Finding | None:
     """Find the first update made of a non-finite gradient, and who was first.
 
     Where nothing grew before, it is a `nonfinite-gradient`, which no clip prevents.
     """
-    applied = updates(records)
+    applied = updates(recording.records)
     bad = applied.nonfinite
     if not bad.any():
-        return []
+        return None
     row = int(np.argmax(bad))
-    holders = ~np.isfinite(applied.before[row]) & ~applied.missing[row]
+    holders = applied.nonfinite_gradients[row]
     first = chosen(applied, holders)
     held = "Inf" if np.isinf(applied.before[row, holders]).any() else "NaN"
     step = int(applied.steps[row])
     lasting, grew = bool(bad[-1]), _grew(applied, row)
-    return [
-        Finding(
-            "exploded" if grew else "nonfinite-gradient",
-            "error" if lasting else "warning",
-            f"The gradient is not finite at step {step} ({held} in {named(first)}), "
-            f"and on {share(bad)}. {_loss_before(applied, row)}"
-            + " Nothing grew before."
-            * (not grew),
-            f'{_to_try(lasting=lasting, grew=grew)}; on_nonfinite="skip" keeps such a '
-            "step from the weights.",
-            step,
-            first[0],
-            {"nonfinite_steps": float(bad.sum()), "parameters": float(len(first))},
-        )
-    ]
+    return Finding(
+        "exploded" if grew else "nonfinite-gradient",
+        "error" if lasting else "warning",
+        f"The gradient is not finite at step {step} ({held} in {named(first)}), "
+        f"and on {share(bad)}. {_loss_before(applied, row)}"
+        + " Nothing grew before."
+        * (not grew),
+        f'{_to_try(lasting=lasting, grew=grew)}; on_nonfinite="skip" keeps such a '
+        "step from the weights.",
+        step,
+        first[0],
+        {"nonfinite_steps": float(bad.sum()), "parameters": float(len(first))},
+    )
 
 
-def nonfinite_loss(records: Records) -> list[Finding]:
+def nonfinite_loss(recording: Recording) -> Finding | None:
     """Find a loss that is not finite over finite gradients."""
-    applied = updates(records)
+    applied = updates(recording.records)
     row = _first_bad_loss(applied)
     if row is None or applied.nonfinite[: row + 2].any():
-        return []  # the gradient went with it: that is `exploded`
+        return None  # the gradient went with it: that is `exploded`
     step = int(applied.steps[row])
-    return [
-        Finding(
-            "nonfinite-loss",
-            "warning",
-            f"The loss is {applied.loss[row]} at step {step}, over finite gradients.",
-            "Look at the loss function: a logarithm, a division or a sum that "
-            "overflows.",
-            step,
-        )
-    ]
+    return Finding(
+        "nonfinite-loss",
+        "warning",
+        f"The loss is {applied.loss[row]} at step {step}, over finite gradients.",
+        "Look at the loss function: a logarithm, a division or a sum that overflows.",
+        step,
+    )
 
 
-def overflow(records: Records) -> list[Finding]:
+def overflow(recording: Recording) -> Finding | None:
     """Find finite gradients whose norm float32 cannot hold, and steps lost to that."""
-    applied = updates(records)
+    applied = updates(recording.records)
     large = applied.overflow
     if not large.any():
-        return []
+        return None
     row = int(np.argmax(large))
     lost = large & (applied.total_after == 0)
     step, total = int(applied.steps[row]), float(applied.total_before[row])
     numbers = {"total_before": total, "overflow_steps": float(large.sum())}
     if lost.any():
-        return [
-            Finding(
-                "frozen",
-                "error",
-                f"The clip made {share(lost)} zero: from step {step} the total of "
-                f"finite gradients, {total:.2g}, overflows a float32 norm.",
-                "Clip with gradguard, which takes such a norm in float64, and start "
-                "from smaller weights.",
-                step,
-                numbers=numbers | {"lost_steps": float(lost.sum())},
-            )
-        ]
-    return [
-        Finding(
-            "overflow",
-            "warning",
-            f"The total of finite gradients is {total:.2g} at step {step}, too large "
-            f"for a float32 norm; so on {share(large)}. A clip that takes its norm in "
-            "float32 makes such a step zero.",
-            "Start from smaller weights or add normalisation; if you clip, clip with "
-            "gradguard.",
+        return Finding(
+            "frozen",
+            "error",
+            f"The clip made {share(lost)} zero: from step {step} the total of "
+            f"finite gradients, {total:.2g}, overflows a float32 norm.",
+            "Clip with gradguard, which takes such a norm in float64, and start "
+            "from smaller weights.",
             step,
-            numbers=numbers,
+            numbers=numbers | {"lost_steps": float(lost.sum())},
         )
-    ]
+    return Finding(
+        "overflow",
+        "warning",
+        f"The total of finite gradients is {total:.2g} at step {step}, too large "
+        f"for a float32 norm; so on {share(large)}. A clip that takes its norm in "
+        "float32 makes such a step zero.",
+        "Start from smaller weights or add normalisation; if you clip, clip with "
+        "gradguard.",
+        step,
+        numbers=numbers,
+    )
 
 
-def refused(records: Records) -> list[Finding]:
+def refused(recording: Recording) -> Finding | None:
     """Count the steps that gradguard kept from the weights."""
+    records = recording.records
     if not records.refused.any():
-        return []
+        return None
     step = int(records.steps[np.argmax(records.refused)])
-    return [
-        Finding(
-            "refused",
-            "warning",
-            f"gradguard skipped {share(records.refused)} for a non-finite gradient, "
-            f"the first at step {step}.",
-            "A few are bad batches; many are a learning rate that is too high or a "
-            "clip that is missing.",
-            step,
-            numbers={"refused_steps": float(records.refused.sum())},
-        )
-    ]
+    return Finding(
+        "refused",
+        "warning",
+        f"gradguard skipped {share(records.refused)} for a non-finite gradient, "
+        f"the first at step {step}.",
+        "A few are bad batches; many are a learning rate that is too high or a "
+        "clip that is missing.",
+        step,
+        numbers={"refused_steps": float(records.refused.sum())},
+    )
 
 
 def _grew(records: Records, row: int) -> bool:

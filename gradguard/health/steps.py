@@ -19,7 +19,7 @@ def updates(records: Records) -> Records:
     return only(records, ~(records.skipped | records.refused))
 
 
-def finite(records: Records) -> Records:
+def finite_updates(records: Records) -> Records:
     """Return the updates before the first non-finite gradient."""
     applied = updates(records)
     bad = np.flatnonzero(applied.nonfinite)

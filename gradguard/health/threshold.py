@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gradguard.health.diagnosis import diagnose
-from gradguard.health.finding import Finding, Kind
+from gradguard.health.finding import Finding, UnderClip
 from gradguard.health.steps import updates
 from gradguard.records.recording import Recording
 from gradguard.records.records import LARGEST_FLOAT32_NORM, Doubles
@@ -16,12 +16,6 @@ _OF_THE_FIRST = 0.01
 
 # Of the totals that a clip let through, in a run that nothing is wrong with.
 _QUANTILE = 0.9
-
-_DEPTH: frozenset[Kind] = frozenset({"vanishing", "exploding-at-init"})
-_EXPLODES: frozenset[Kind] = frozenset(
-    {"exploded", "exploding", "overshoot", "collapsed", "overflow", "frozen"}
-)
-_UNANNOUNCED: frozenset[Kind] = frozenset({"nonfinite-gradient", "refused"})
 
 
 class Suggestion(NamedTuple):
@@ -46,16 +40,17 @@ def suggest(recording: Recording) -> Suggestion:
     applied = updates(recording.records)
     if not len(applied.steps):
         return Suggestion(None, "No update was recorded.")
-    if _any(found, _DEPTH):
+    if _any(found, "kept"):
         return Suggestion(
             None,
             "The layers' gradients are far apart from the start, and a clip by norm "
             "keeps their ratio.",
         )
     first = float(applied.total_before[0])
-    if _any(found, _EXPLODES) or not np.isfinite(first):
+    explodes = _any(found, "prevented", "perhaps prevented", "bounded")
+    if explodes or not np.isfinite(first):
         return _from_the_first(first)
-    if _any(found, _UNANNOUNCED):
+    if _any(found, "not prevented"):
         return Suggestion(
             None,
             "A NaN or Inf came, and no growth was found before it: no clip prevents that.",
@@ -98,8 +93,8 @@ def _from_the_clip(totals_after: Doubles) -> Suggestion:
     )
 
 
-def _any(found: list[Finding], kinds: frozenset[Kind]) -> bool:
-    return any(one.kind in kinds and one.severity != "note" for one in found)
+def _any(found: list[Finding], *under_clip: UnderClip) -> bool:
+    return any(one.serious and one.under_clip in under_clip for one in found)
 
 
 def _rounded(value: float) -> float:

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.health.finding import Finding
-from gradguard.health.steps import finite, sample, usual
+from gradguard.health.steps import finite_updates, sample, usual
+from gradguard.records.recording import Recording
 from gradguard.records.records import Floats, Records
 
 # Weights it takes to speak of depth.
@@ -34,53 +35,51 @@ class Pair(NamedTuple):
     decades: float
 
 
-def vanishing(records: Records) -> list[Finding]:
+def vanishing(recording: Recording) -> Finding | None:
     """Find weights whose gradient is small from the start, beside those behind them.
 
     Small means both at the first step and in the median over all: what becomes small
     later has `collapsed`.
     """
-    usable = sample(finite(records))
+    usable = sample(finite_updates(recording.records))
     weights = _weights(usable)
     if len(weights) < _LAYERS:
-        return []
+        return None
     moments = _start_and_usual(usable)
     lag = min(_lag(moment, weights) for moment in moments)
     if lag > -np.log10(_LOST):
-        return [_lost(usable, weights, lag)]
+        return _lost(usable, weights, lag)
     pairs = [_steepest(_smooth(moment[weights])) for moment in moments]
     pair = min(pairs, key=lambda one: one.decades)
     if pair.decades > -np.log10(_SMALL):
-        return [_vanishing(usable, weights, pair)]
-    return []
+        return _vanishing(usable, weights, pair)
+    return None
 
 
-def exploding_at_init(records: Records) -> list[Finding]:
+def exploding_at_init(recording: Recording) -> Finding | None:
     """Find weights whose gradient is huge from the start, beside those behind them."""
-    usable = sample(finite(records))
+    usable = sample(finite_updates(recording.records))
     weights = _weights(usable)
     if len(weights) < _LAYERS:
-        return []
+        return None
     pairs = [_steepest(moment[weights][::-1]) for moment in _start_and_usual(usable)]
     pair = min(pairs, key=lambda one: one.decades)
     if pair.decades < np.log10(_EXPLODED):
-        return []
+        return None
     back = weights[::-1]
     large, small = usable.names[back[pair.large]], usable.names[back[pair.small]]
     times, factor = _times(pair)
-    return [
-        Finding(
-            "exploding-at-init",
-            "warning",
-            f"{large} gets {times:.2g} x the gradient of {small} from the first step "
-            f"on: {factor:.2g} x a layer towards the input.",
-            "Start from smaller weights, or add batch norm and shortcuts together; "
-            "clipping keeps the ratio.",
-            int(usable.steps[0]),
-            large,
-            {"ratio": times, "factor_per_layer": factor},
-        )
-    ]
+    return Finding(
+        "exploding-at-init",
+        "warning",
+        f"{large} gets {times:.2g} x the gradient of {small} from the first step "
+        f"on: {factor:.2g} x a layer towards the input.",
+        "Start from smaller weights, or add batch norm and shortcuts together; "
+        "clipping keeps the ratio.",
+        int(usable.steps[0]),
+        large,
+        {"ratio": times, "factor_per_layer": factor},
+    )
 
 
 def _vanishing(records: Records, weights: NDArray[np.intp], pair: Pair) -> Finding:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from gradguard.inspection.layers import Inspection
-from gradguard.inspection.table import as_json, show
+from gradguard.inspection.table import document, print_inspection
 from gradguard.output import PICTURES, writable
 
 
@@ -31,9 +31,11 @@ def inspect(make: Callable[[], Inspection], wanted: Wanted) -> None:
     file = writable(wanted.figure, option="--figure", suffixes=PICTURES)
     inspection = make()
     if wanted.as_json:
-        print(as_json(inspection))  # noqa: T201 (the console would wrap it)
+        print(document(inspection))  # noqa: T201 (the console would wrap it)
     else:
-        show(inspection, Console(markup=False, highlight=False, emoji=False))
+        print_inspection(
+            inspection, Console(markup=False, highlight=False, emoji=False)
+        )
     if file:
         from gradguard.inspection.picture import draw  # noqa: PLC0415 (matplotlib is heavy)
 

@@ -1,6 +1,5 @@
 """An inspection as a table of at most 80 columns, and as JSON."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -10,10 +9,10 @@ from rich.table import Table
 
 from gradguard.inspection.layers import Inspection
 from gradguard.inspection.words import sentences
-from gradguard.sweep.results import finite
+from gradguard.output import as_json
 
 
-def show(inspection: Inspection, console: Console) -> None:
+def print_inspection(inspection: Inspection, console: Console) -> None:
     """Print a row for each weight, and below in words what follows."""
     console.print(table(inspection))
     for sentence in sentences(inspection):
@@ -46,8 +45,8 @@ def table(inspection: Inspection) -> Table:
     return found
 
 
-def as_json(inspection: Inspection) -> str:
-    """Return the inspection as JSON: what the table shows, null for NaN and Inf."""
+def document(inspection: Inspection) -> str:
+    """Return the inspection as one JSON document: what the table shows and more."""
     content: dict[str, Any] = asdict(inspection) | {
         "total_before": inspection.total_before,
         "chain": [layer.name for layer in inspection.chain],
@@ -55,4 +54,4 @@ def as_json(inspection: Inspection) -> str:
         "output_factor": inspection.factor("signal_before"),
         "first_to_last": inspection.first_to_last,
     }
-    return json.dumps(finite(content), indent=2)
+    return as_json(content, indent=2)

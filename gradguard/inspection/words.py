@@ -26,7 +26,7 @@ def sentences(inspection: Inspection) -> Iterator[str]:
         )
 
 
-def verdict(over_depth: float) -> str:
+def trend(over_depth: float) -> str:
     """Say what a ratio of norms, first layer over last, makes of a gradient."""
     if math.isnan(over_depth):
         return "unknown"
@@ -54,7 +54,7 @@ def _depth(inspection: Inspection) -> Iterator[str]:
             whole = factor**steps
             yield (
                 f"  {name} gradients x{factor:.3g}: over {steps} layer{'s' * (steps > 1)} {whole:.2g}, "
-                f"{verdict(whole)}"
+                f"{trend(whole)}"
             )
     yield f"  for scale: 0.8^50 = {0.8**50:.2g}, 1.2^50 = {1.2**50:.0f}"
     yield (

@@ -8,16 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.records.records import Floats, Records
+from gradguard.records.statistics import BY_EPOCH
 
 # What is known of each parameter at the end of an epoch, in the order it is stored.
-STATISTICS = (
-    "weight_mean",
-    "weight_sd",
-    "gradient_mean_after",
-    "gradient_sd_after",
-    "gradient_mean_abs_after",
-    "update_ratio",
-)
+STATISTICS = tuple(BY_EPOCH)
 
 _NORM = re.compile(
     r"ClipNorm\(max_norm=(?P<own>[^,)]+), per_parameter=(?P<each>True|False)\)"

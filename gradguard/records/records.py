@@ -72,19 +72,27 @@ class Records:
             )
 
     @cached_property
-    def clipped(self) -> Flags:
-        """Whether the clip fired: some norm fell by more than 1e-6 of itself, `[S]`."""
-        fell = self.after < self.before * np.float32(1 - _SAME)
-        return np.asarray(fell.any(axis=1))
+    def clipped_gradients(self) -> Flags:
+        """Whether the clip fired on each gradient: after < before * (1 - 1e-6), `[S, P]`."""
+        return self.after < self.before * np.float32(1 - _SAME)
 
     @cached_property
-    def nonfinite(self) -> Flags:
-        """Whether some gradient held a NaN or an Inf before clipping, `[S]`.
+    def clipped(self) -> Flags:
+        """Whether the clip fired on some gradient, `[S]`."""
+        return np.asarray(self.clipped_gradients.any(axis=1))
+
+    @cached_property
+    def nonfinite_gradients(self) -> Flags:
+        """Whether each gradient held a NaN or an Inf before clipping, `[S, P]`.
 
         Also on steps the gradient scaler skipped, for this is why it did.
         """
-        bad = ~np.isfinite(self.before) & ~self.missing
-        return np.asarray(bad.any(axis=1))
+        return ~np.isfinite(self.before) & ~self.missing
+
+    @cached_property
+    def nonfinite(self) -> Flags:
+        """Whether some gradient held a NaN or an Inf before clipping, `[S]`."""
+        return np.asarray(self.nonfinite_gradients.any(axis=1))
 
     @cached_property
     def overflow(self) -> Flags:

@@ -8,7 +8,7 @@ from rich.console import Console
 from gradguard.output import PICTURES, writable
 from gradguard.report.document import document
 from gradguard.report.runs import Found, find_runs
-from gradguard.report.table import show
+from gradguard.report.table import print_report
 from gradguard.report.view import View, view
 
 
@@ -55,7 +55,7 @@ def report(paths: list[Path], wanted: Wanted) -> None:
         print(document(found, view=shown))  # noqa: T201 (the console would wrap it)
     else:
         console = Console(markup=False, highlight=False, emoji=False)
-        show(found, console, view=shown, by_layer=wanted.by_layer)
+        print_report(found, console, view=shown, by_layer=wanted.by_layer)
     _say_where([file for file in (page_file, figure_file) if file])
 
 

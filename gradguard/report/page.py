@@ -5,164 +5,82 @@ page zooms, reads values off and hides lines, and it is the library of the Tenso
 page already.
 """
 
-import html
-import json
-from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from gradguard.health.finding import Finding
+from gradguard.names import named
+from gradguard.output import finite
 from gradguard.report import words
-from gradguard.report.layers import Layer, layers
-from gradguard.report.panel import Line, Panel, share_scale, span_of
-from gradguard.report.panels import panels
+from gradguard.report.facts import parameter_facts
+from gradguard.report.panels import Line, Panel, Span, abreast, panels, spanned
 from gradguard.report.runs import Found, Run
 from gradguard.report.view import View
 
-_IN_TITLE = 3  # runs
 _DASHES = {"before": "dot", "threshold": "dash"}
 _MARKERS = {"nonfinite": "x-thin-open", "zero": "triangle-down"}
 
 
 def page(found: Found, *, view: View) -> str:
     """Return the page as HTML; it asks the network for nothing."""
-    runs = found.runs
-    columns = panels(runs, view)
-    keys = dict.fromkeys(panel.key for column in columns for panel in column)
-    rows = [
-        [
-            next((panel for panel in column if panel.key == key), None)
-            for column in columns
-        ]
-        for key in keys
-    ]
-    body = [
-        _facts(runs),
-        '<div class="wide">',
-        _abreast(map(_verdict, runs)),
-        *(_abreast('<div class="picture"></div>' for _ in row) for row in rows),
-        "</div>",
-        *(_layers(run, view) for run in runs),
-        *(f"<p>{html.escape(sentence)}</p>" for sentence in words.left_out(found)),
-    ]
-    title = html.escape(_title(runs))
-    return "\n".join(
-        [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width">',
-            '<link rel="icon" href="data:,">',
-            f"<title>gradguard: {title}</title>",
-            f"<style>{_static('page.css')}</style></head><body>",
-            f"<h1>Gradients of {title}</h1>",
-            *body,
-            f'<script type="application/json" id="pictures">{_pictures(rows)}</script>',
-            f"<script>{_plotly()}</script>",
-            f"<script>{_static('page.js')}</script>",
-            "</body></html>",
-        ]
+    return _template().render(
+        title=named([run.label for run in found.runs]),
+        runs=found.runs,
+        facts=words.fact_rows(found.runs).items(),
+        suggested=words.suggested,
+        pictures=[
+            [_picture(*place) for place in spanned(row)]
+            for row in abreast(panels(found.runs, view))
+        ],
+        by_parameter=[_by_parameter(run, view) for run in found.runs],
+        left_out=words.left_out(found),
+        plotly=_plotly(),
     )
 
 
-def _title(runs: list[Run]) -> str:
-    named = ", ".join(run.label for run in runs[:_IN_TITLE])
-    more = len(runs) - _IN_TITLE
-    return f"{named} and {more} more" if more > 0 else named
-
-
-def _facts(runs: list[Run]) -> str:
-    head = "".join(f"<th>{html.escape(run.label)}</th>" for run in runs)
-    body = (_row(fact, values) for fact, values in words.fact_rows(runs).items())
-    return (
-        f'<div class="wide"><table><thead><tr><th>run</th>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _verdict(run: Run) -> str:
-    findings = "".join(map(_finding, run.findings)) or "<p>Nothing found.</p>"
-    return (
-        f"<h2>{html.escape(run.label)}</h2>{findings}"
-        f"<p>{html.escape(words.suggested(run))}</p>"
-    )
-
-
-def _finding(finding: Finding) -> str:
-    text, advice = html.escape(str(finding)), html.escape(finding.advice)
-    return (
-        f'<p class="finding {finding.severity}"><b>{finding.severity}</b> '
-        f"{text} <span>{advice}</span></p>"
-    )
-
-
-def _layers(run: Run, view: View) -> str:
-    recording = view.rows(run.recording)
-    names = set(view.names(recording.records.names))
-    rows = [layer for layer in layers(recording) if layer.name in names]
+def _by_parameter(run: Run, view: View) -> tuple[str, list[str], list[Any]]:
+    """Return a table's label, its heads, and its rows: a name and cells each."""
+    rows = parameter_facts(run.recording, view)
     epochs = words.has_mean_abs(rows)
     heads = [f"before, {head}" for head in words.NORM_HEADS]
     heads += [f"mean |g| after, {head}" for head in words.MEAN_ABS_HEADS] * epochs
-    head = "".join(f"<th>{head}</th>" for head in heads)
-    body = "".join(_row(layer.name, _cells(layer, epochs=epochs)) for layer in rows)
-    return (
-        f"<details><summary>Norms by layer: {html.escape(run.label)}</summary>"
-        f'<div class="wide"><table><thead><tr><th>parameter</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></details>"
+    cells = [
+        (row.name, words.norm_cells(row) + words.mean_abs_cells(row) * epochs)
+        for row in rows
+    ]
+    return run.label, heads, cells
+
+
+def _picture(panel: Panel | None, span: Span | None) -> Any:
+    """Return what the page's script draws; None where there is nothing."""
+    return panel and finite(
+        {
+            "title": panel.title,
+            "x": panel.x_label,
+            "y": panel.y_label,
+            "range": span,
+            "ticks": panel.ticks,
+            "traces": [
+                _trace(line, by_place=bool(panel.ticks)) for line in panel.lines
+            ],
+        }
     )
 
 
-def _cells(layer: Layer, *, epochs: bool) -> list[str]:
-    return words.norm_cells(layer) + words.mean_abs_cells(layer) * epochs
-
-
-def _row(head: str, values: Iterable[str]) -> str:
-    cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
-    return f"<tr><th>{html.escape(head)}</th>{cells}</tr>"
-
-
-def _abreast(parts: Iterable[str]) -> str:
-    cells = "".join(f"<section>{part}</section>" for part in parts)
-    return f'<div class="runs">{cells}</div>'
-
-
-def _pictures(rows: list[list[Panel | None]]) -> str:
-    """Return what the page's script draws; no text in it can end the script."""
-    drawn = []
-    for row in rows:
-        known = [panel for panel in row if panel]
-        shared = share_scale(known)
-        drawn += [
-            panel and _drawn(panel, span_of(known if shared else [panel]))
-            for panel in row
-        ]
-    return json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")
-
-
-def _drawn(panel: Panel, span: tuple[float, float] | None) -> dict[str, Any]:
-    return {
-        "title": _literal(panel.title),
-        "x": panel.x_label,
-        "y": panel.y_label,
-        "range": span,
-        "ticks": list(map(_literal, panel.ticks)),
-        "traces": [_trace(line, by_place=bool(panel.ticks)) for line in panel.lines],
-    }
-
-
 def _trace(line: Line, *, by_place: bool) -> dict[str, Any]:
-    """Return one line as a trace of plotly, whose texts are a kind of HTML."""
+    """Return one line as a trace of plotly."""
     marks = line.style in _MARKERS
     # Of a line by step, the one after it speaks for both in the legend.
     before = line.style == "before" and not by_place
     return {
-        "name": _literal(line.name + " before" * before),
-        "legendgroup": _literal(line.name),
+        "name": line.name + " before" * before,
+        "legendgroup": line.name,
         "showlegend": not before,
         "mode": "markers" if marks else "lines+markers" if by_place else "lines",
-        "x": _plain(line.x),
-        "y": _plain(line.y),
+        "x": line.x,
+        "y": line.y,
         "opacity": 0.6 if line.style == "before" else 1,
         "line": {
             "color": line.color,
@@ -177,17 +95,16 @@ def _trace(line: Line, *, by_place: bool) -> dict[str, Any]:
     }
 
 
-def _literal(text: str) -> str:
-    """Return the text as plotly shows it unchanged: it knows some entities, no quotes."""
-    return html.escape(text, quote=False)
-
-
-def _plain(values: Sequence[float]) -> list[float | None]:
-    return [value if np.isfinite(value) else None for value in values]
-
-
-def _static(name: str) -> str:
-    return files("gradguard.report").joinpath("static", name).read_text("utf-8")
+@cache
+def _template() -> Template:
+    loader = PackageLoader("gradguard.report", "static")
+    return Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("page.html")
 
 
 @cache

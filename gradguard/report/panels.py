@@ -1,27 +1,77 @@
 """A recording in, what its pictures show out: lines and marks, few enough to draw."""
 
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.palette import BLUE, COLORS, VERMILLION
+from gradguard.records.bins import bin_starts, first_true, largest
 from gradguard.records.recording import Epochs, Recording
 from gradguard.records.records import Records
-from gradguard.report.layers import layers
-from gradguard.report.panel import INK, PALETTE, VERMILLION, Line, Panel, Style
+from gradguard.records.statistics import BY_EPOCH
+from gradguard.report.facts import parameter_facts
 from gradguard.report.runs import Run
 from gradguard.report.view import View
+
+Style = Literal["before", "after", "threshold", "nonfinite", "zero", "epoch"]
+
+Span = tuple[float, float]
+"""log10 of where a vertical axis starts and ends; None stands for a linear axis."""
+
+INK = ""  # the colour of the text, whatever the theme
+
+# Beside a run that exploded by more, any other would be a flat line.
+_MOST_DECADES = 12
 
 # More points than any picture has pixels; of each bin the largest is drawn.
 _MOST_POINTS = 1500
 _MOST_PARAMETERS = 4
 
-# What is drawn by epoch, in the words of the picture, and on which axis.
-BY_EPOCH = {
-    "weight_mean": ("weight mean", False),
-    "weight_sd": ("weight sd", True),
-    "gradient_mean_after": ("gradient mean, after", False),
-    "gradient_sd_after": ("gradient sd, after", True),
-    "gradient_mean_abs_after": ("mean |g|, after", True),
-}
+# Vermillion stands for what is not finite, is zero, or was before.
+_LINES = tuple(color for color in COLORS if color != VERMILLION)
+
+
+class Line(NamedTuple):
+    """Points of one name: a line, or marks.
+
+    Attributes:
+        name: What it shows, for the legend.
+        style: How it is drawn; a line before has no entry of its own in the legend, it
+            is that of the line after, dotted.
+        x: Places.
+        y: Heights; NaN where the line is interrupted.
+        color: Of the line.
+    """
+
+    name: str
+    style: Style
+    x: Sequence[float]
+    y: Sequence[float]
+    color: str = INK
+
+
+class Panel(NamedTuple):
+    """One picture of one run.
+
+    Attributes:
+        key: What it shows; the same in every run.
+        title: What is seen, and of which run.
+        x_label: Of the horizontal axis.
+        y_label: Of the vertical axis.
+        log: Whether the vertical axis is logarithmic.
+        lines: What is drawn, the last on top.
+        ticks: Names of the places 0, 1, ... on the horizontal axis, if it is no number.
+    """
+
+    key: str
+    title: str
+    x_label: str
+    y_label: str
+    log: bool
+    lines: list[Line]
+    ticks: tuple[str, ...] = ()
 
 
 def panels(runs: list[Run], view: View) -> list[list[Panel]]:
@@ -39,10 +89,44 @@ def panels(runs: list[Run], view: View) -> list[list[Panel]]:
     return [_of_run(run, view, shown[run.recording.records.names]) for run in runs]
 
 
+def abreast(columns: list[list[Panel]]) -> list[list[Panel | None]]:
+    """Return the pictures of each kind side by side; None where a run has none."""
+    by_key = [{panel.key: panel for panel in column} for column in columns]
+    keys = dict.fromkeys(key for column in by_key for key in column)
+    return [[column.get(key) for column in by_key] for key in keys]
+
+
+def spanned(row: list[Panel | None]) -> list[tuple[Panel | None, Span | None]]:
+    """Return each picture with the span of its vertical axis, one for all if it can be."""
+    known = [panel for panel in row if panel]
+    shared = share_scale(known)
+    return [
+        (panel, span_of(known if shared else [panel]) if panel else None)
+        for panel in row
+    ]
+
+
+def share_scale(row: list[Panel]) -> bool:
+    """Return whether one vertical axis can show the same picture of all runs."""
+    span = span_of(row)
+    return span is not None and span[1] - span[0] <= _MOST_DECADES
+
+
+def span_of(row: list[Panel]) -> Span | None:
+    """Return the span of the heights in all these pictures."""
+    lines = [line for panel in row if panel.log for line in panel.lines]
+    heights = [y for line in lines for y in line.y if 0 < y < np.inf]
+    if not heights:
+        return None
+    low, high = float(np.log10(min(heights))), float(np.log10(max(heights)))
+    margin = 0.02 + 0.05 * (high - low)
+    return low - margin, high + margin
+
+
 def _of_run(run: Run, view: View, worst: list[str]) -> list[Panel]:
     recording = view.rows(run.recording)
     names = view.names(recording.records.names)
-    pictures = [_by_step(run, recording, worst), _by_depth(run, recording, names)]
+    pictures = [_by_step(run, recording, worst), _by_depth(run, view)]
     if recording.epochs is not None:
         pictures += _by_epoch(run, recording.epochs, names)
     return pictures
@@ -72,7 +156,7 @@ def _by_step(run: Run, recording: Recording, names: list[str]) -> Panel:
     for number, name in enumerate(names):
         column = records.names.index(name)
         before, after = records.before[:, column], records.after[:, column]
-        lines += _pair(name, steps, before, after, PALETTE[number % len(PALETTE)])
+        lines += _pair(name, steps, before, after, _LINES[number % len(_LINES)])
     floor = _floor(lines)
     cut = any(y < floor for line in lines for y in line.y)
     lines = [line._replace(y=np.maximum(line.y, floor).tolist()) for line in lines]
@@ -112,10 +196,9 @@ def _pair(
 def _thinned(
     steps: NDArray[np.int64], norms: NDArray[np.floating]
 ) -> tuple[list[float], list[float]]:
-    """Return each bin's largest finite norm; NaN if there is none."""
-    starts = np.arange(0, len(steps), -(-len(steps) // _MOST_POINTS))
-    drawn = np.where(np.isfinite(norms), norms, np.nan)
-    return steps[starts].tolist(), np.fmax.reduceat(drawn, starts).tolist()
+    """Return each bin's first step and its largest finite norm; NaN if there is none."""
+    starts = bin_starts(len(steps), _MOST_POINTS)
+    return steps[starts].tolist(), largest(norms, _MOST_POINTS).tolist()
 
 
 def _thresholds(recording: Recording) -> list[Line]:
@@ -137,23 +220,22 @@ def _thresholds(recording: Recording) -> list[Line]:
 
 def _nonfinite(records: Records, lines: list[Line]) -> list[Line]:
     """Return marks above all lines at the steps with a NaN or Inf in a gradient."""
-    steps = records.steps[records.nonfinite]
-    if not len(steps):
+    x = records.steps[first_true(records.nonfinite, _MOST_POINTS)].tolist()
+    if not x:
         return []
     top = max((y for line in lines for y in line.y if np.isfinite(y)), default=1.0)
-    x = steps[:: -(-len(steps) // _MOST_POINTS)].tolist()
     return [Line("non-finite", "nonfinite", x, [3 * top] * len(x), VERMILLION)]
 
 
-def _by_depth(run: Run, recording: Recording, names: list[str]) -> Panel:
-    rows = [row for row in layers(recording) if row.name in set(names)]
+def _by_depth(run: Run, view: View) -> Panel:
+    rows = parameter_facts(run.recording, view)
     places = list(range(len(rows)))
     medians = {
         "before": [row.before_50 for row in rows],
         "after": [row.after_50 for row in rows],
     }
     lines = []
-    colors: dict[Style, str] = {"before": VERMILLION, "after": PALETTE[0]}
+    colors: dict[Style, str] = {"before": VERMILLION, "after": BLUE}
     for style, color in colors.items():
         y = [value if value > 0 else np.nan for value in medians[style]]
         lines.append(Line(style, style, places, y, color))
@@ -172,18 +254,18 @@ def _by_epoch(run: Run, epochs: Epochs, names: list[str]) -> list[Panel]:
         (place, name) for place, name in enumerate(epochs.names) if name in names
     ]
     pictures = []
-    for statistic, (words, log) in BY_EPOCH.items():
+    for statistic, (label, log) in BY_EPOCH.items():
         values = epochs[statistic].astype(np.float64)
-        if log:
-            values = np.where(values > 0, values, np.nan)
+        drawn = np.isfinite(values) & ((values > 0) | (not log))
+        values = np.where(drawn, values, np.nan)
         lines = [
             Line(
                 name, "epoch", epochs.epochs.tolist(), values[:, place].tolist(), color
             )
             for (place, name), color in zip(columns, _shades(len(columns)), strict=True)
         ]
-        title = f"{run.label}: {words}, by epoch"
-        pictures.append(Panel(statistic, title, "epoch", words, log, lines))
+        title = f"{run.label}: {label}, by epoch"
+        pictures.append(Panel(statistic, title, "epoch", label, log, lines))
     return pictures
 
 

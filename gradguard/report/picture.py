@@ -9,8 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gradguard.errors import ConfigError
-from gradguard.report.panel import INK, Line, Panel, share_scale, span_of
-from gradguard.report.panels import panels
+from gradguard.report.panels import (
+    INK,
+    Line,
+    Panel,
+    Span,
+    abreast,
+    panels,
+    spanned,
+)
 from gradguard.report.runs import Run
 from gradguard.report.view import View
 
@@ -43,22 +50,19 @@ def draw(runs: list[Run], file: Path, *, view: View) -> None:
         raise ConfigError(
             f"--figure draws {_MOST_RUNS} runs side by side at most, got {len(runs)}"
         )
-    columns = [{panel.key: panel for panel in row} for row in panels(runs, view)]
-    keys = list(dict.fromkeys(key for column in columns for key in column))
-    figure = Figure(figsize=(7.6 * len(runs), 3.6 * len(keys)), layout="constrained")
-    grid = figure.subplots(len(keys), len(runs), squeeze=False)
-    for row, key in zip(grid, keys, strict=True):
-        drawn = [column[key] for column in columns if key in column]
-        for axes, column in zip(row, columns, strict=True):
-            if key not in column:
+    rows = abreast(panels(runs, view))
+    figure = Figure(figsize=(7.6 * len(runs), 3.6 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(runs), squeeze=False)
+    for places, row in zip(grid, rows, strict=True):
+        for axes, (panel, span) in zip(places, spanned(row), strict=True):
+            if panel is None:
                 axes.axis("off")
             else:
-                alike = drawn if share_scale(drawn) else [column[key]]
-                _draw(axes, column[key], span_of(alike))
+                _draw(axes, panel, span)
     figure.savefig(file, dpi=120)
 
 
-def _draw(axes: Axes, panel: Panel, span: tuple[float, float] | None) -> None:
+def _draw(axes: Axes, panel: Panel, span: Span | None) -> None:
     for line in panel.lines:
         _plot(axes, line, by_place=bool(panel.ticks))
     axes.set_title(_literal(panel.title), fontsize="medium", loc="left")

@@ -16,7 +16,6 @@ from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Finding
 from gradguard.health.threshold import Suggestion, suggest
 from gradguard.records.recording import Recording
-from gradguard.report.kept import Kept, kept
 from gradguard.tensorboard.reader import DamagedFileError, read_recordings
 from gradguard.tensorboard.tags import AFTER_RUN, BEFORE_RUN
 
@@ -31,14 +30,12 @@ class Run:
         directory: Where its event files are.
         optimizer: Its name; empty where it is the only one.
         recording: What gradguard wrote.
-        kept: The experiment written beside the events; None if there is none.
     """
 
     label: str
     directory: Path
     optimizer: str
     recording: Recording
-    kept: Kept | None = None
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -143,7 +140,6 @@ def _runs(recordings: dict[Path, dict[str, Recording]]) -> list[Run]:
             directory,
             optimizer,
             recording,
-            kept(directory / "experiment.yaml"),
         )
         for directory, optimizers in recordings.items()
         for optimizer, recording in optimizers.items()

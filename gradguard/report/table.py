@@ -8,7 +8,7 @@ from rich.text import Text
 
 from gradguard.health.finding import Severity
 from gradguard.report import words
-from gradguard.report.layers import layers
+from gradguard.report.facts import parameter_facts
 from gradguard.report.runs import Found, Run
 from gradguard.report.view import View
 
@@ -18,7 +18,7 @@ _FACT, _RUN = 25, 17
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def show(found: Found, console: Console, *, view: View, by_layer: bool) -> None:
+def print_report(found: Found, console: Console, *, view: View, by_layer: bool) -> None:
     """Print facts, run beside run, and below them what is the matter with each.
 
     Args:
@@ -34,7 +34,7 @@ def show(found: Found, console: Console, *, view: View, by_layer: bool) -> None:
         console.print(Text(run.label, style="bold"))
         if by_layer:
             console.print(*layers_tables(run, view))
-        console.print(verdict(run))
+        console.print(health(run))
     for sentence in words.left_out(found):
         console.print(Text(sentence), style="dim")
 
@@ -52,20 +52,18 @@ def facts_table(runs: list[Run]) -> Table:
 
 def layers_tables(run: Run, view: View) -> list[Table]:
     """Return norms before clipping by parameter, and mean |g| where that is known."""
-    recording = view.rows(run.recording)
-    names = set(view.names(recording.records.names))
-    rows = [layer for layer in layers(recording) if layer.name in names]
+    rows = parameter_facts(run.recording, view)
     tables = [_by_layer("norm before", words.NORM_HEADS)]
-    for layer in rows:
-        tables[0].add_row(Text(layer.name), *words.norm_cells(layer))
+    for row in rows:
+        tables[0].add_row(Text(row.name), *words.norm_cells(row))
     if words.has_mean_abs(rows):
         tables.append(_by_layer("mean |g| after, by epoch", words.MEAN_ABS_HEADS))
-        for layer in rows:
-            tables[1].add_row(Text(layer.name), *words.mean_abs_cells(layer))
+        for row in rows:
+            tables[1].add_row(Text(row.name), *words.mean_abs_cells(row))
     return tables
 
 
-def verdict(run: Run) -> Group:
+def health(run: Run) -> Group:
     """Return what is the matter with a run, and the threshold it speaks for."""
     return Group(
         *(

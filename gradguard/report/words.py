@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from gradguard.report.facts import Facts, facts
-from gradguard.report.layers import Layer
+from gradguard.records.recording import ClipInForce
+from gradguard.report.facts import Facts, ParameterFacts, facts
 from gradguard.report.runs import Found, Run
 
 
@@ -22,15 +22,13 @@ def fact_rows(runs: list[Run]) -> dict[str, list[str]]:
         for column in columns
         for name in column
     }
-    for name in ("experiment", "optimizer"):
-        if not any(rows[name]):
-            del rows[name]
+    if not any(rows["optimizer"]):
+        del rows["optimizer"]
     return rows
 
 
 def _in_words(run: Run, known: Facts) -> dict[str, str]:
     return {
-        "experiment": run.kept.name if run.kept else "",
         "optimizer": run.optimizer,
         "parameters": str(known.parameters),
         "steps": _steps(known),
@@ -50,12 +48,19 @@ def _in_words(run: Run, known: Facts) -> dict[str, str]:
 
 
 def clipping(run: Run) -> str:
-    """Return what clips, as the experiment says it, or as one would write it in code."""
-    if run.kept and len(run.recording.clips) == 1:
-        return run.kept.clipping
+    """Return what clips, and what did from a later step on."""
     first, *later = run.recording.clips
-    changes = (f"; from step {clip.step} {clip.text or 'none'}" for clip in later)
-    return (first.text or "none") + "".join(changes)
+    changes = (f"; from step {clip.step} {clip_in_words(clip)}" for clip in later)
+    return clip_in_words(first) + "".join(changes)
+
+
+def clip_in_words(clip: ClipInForce) -> str:
+    """Return a clip by one norm as "norm 5", another as one would write it in code."""
+    if clip.max_norm is None or clip.text.count("(") > 1:
+        return clip.text or "none"
+    each = " per parameter" * clip.per_parameter
+    whose = ", by Lightning" * clip.text.startswith("Trainer")
+    return f"norm {clip.max_norm:g}{each}{whose}"
 
 
 def left_out(found: Found) -> list[str]:
@@ -74,31 +79,31 @@ NORM_HEADS = ("first", "last", "10 %", "median", "90 %", "largest")
 MEAN_ABS_HEADS = ("first", "last", "last / first")
 
 
-def norm_cells(layer: Layer) -> list[str]:
+def norm_cells(row: ParameterFacts) -> list[str]:
     """Return a parameter's norms before clipping, in the order of NORM_HEADS."""
     return [
         f"{value:.2g}" if np.isfinite(value) else "-"
         for value in (
-            layer.before_first,
-            layer.before_last,
-            layer.before_10,
-            layer.before_50,
-            layer.before_90,
-            layer.before_largest,
+            row.before_first,
+            row.before_last,
+            row.before_10,
+            row.before_50,
+            row.before_90,
+            row.before_largest,
         )
     ]
 
 
-def mean_abs_cells(layer: Layer) -> list[str]:
+def mean_abs_cells(row: ParameterFacts) -> list[str]:
     """Return a parameter's mean |g| after clipping, in the order of MEAN_ABS_HEADS."""
-    first, last = layer.mean_abs_first, layer.mean_abs_last
+    first, last = row.mean_abs_first, row.mean_abs_last
     ratio = last / first if first else np.nan
     return [number(value) for value in (first, last, ratio)]
 
 
-def has_mean_abs(rows: Iterable[Layer]) -> bool:
+def has_mean_abs(rows: Iterable[ParameterFacts]) -> bool:
     """Return whether mean |g| is known of some parameter."""
-    return any(np.isfinite(layer.mean_abs_first) for layer in rows)
+    return any(np.isfinite(row.mean_abs_first) for row in rows)
 
 
 def _steps(known: Facts) -> str:

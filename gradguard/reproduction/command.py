@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from gradguard.errors import ConfigError, Interrupted
+from gradguard.output import runs_bar
 from gradguard.reproduction.judge import left, verdict
 from gradguard.reproduction.page import Settings, markdown
-from gradguard.reproduction.study import Results, Run, Study
+from gradguard.reproduction.study import Results, Study, TrialResult
 from gradguard.reproduction.work import Task, run_all, tasks_of
 
 _PAGE = "README.md"
@@ -71,20 +71,13 @@ def _make(output: Path) -> None:
         ) from None
 
 
-def _run(tasks: Sequence[Task], *, jobs: int) -> tuple[dict[Task, Run], list[str]]:
+def _run(
+    tasks: Sequence[Task], *, jobs: int
+) -> tuple[dict[Task, TrialResult], list[str]]:
     """Run them all, or as many as there was time for until Ctrl-C."""
-    runs: dict[Task, Run] = {}
+    runs: dict[Task, TrialResult] = {}
     failures: list[str] = []
-    stderr = Console(stderr=True)
-    with Progress(
-        "runs",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        transient=True,
-        disable=not stderr.is_terminal,  # a bar that is piped leaves an empty line
-    ) as bar:
+    with runs_bar(Console(stderr=True)) as bar:
         progress = bar.add_task("", total=len(tasks))
         try:
             for task, run in run_all(tasks, jobs=jobs):
@@ -98,8 +91,10 @@ def _run(tasks: Sequence[Task], *, jobs: int) -> tuple[dict[Task, Run], list[str
     return runs, failures
 
 
-def _results(tasks: dict[tuple[str, int], Task], runs: dict[Task, Run]) -> Results:
-    results: dict[str, dict[int, Run]] = {}
+def _results(
+    tasks: dict[tuple[str, int], Task], runs: dict[Task, TrialResult]
+) -> Results:
+    results: dict[str, dict[int, TrialResult]] = {}
     for (label, seed), task in tasks.items():
         results.setdefault(label, {})[seed] = runs[task]
     return results

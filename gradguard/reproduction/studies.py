@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gradguard.errors import ConfigError
-from gradguard.experiments.mistakes import nearest
+from gradguard.names import nearest
 from gradguard.reproduction.claims.arithmetic import ARITHMETIC_STUDIES
 from gradguard.reproduction.claims.circles import CIRCLES_STUDIES
 from gradguard.reproduction.claims.depth import DEPTH_STUDIES
@@ -33,6 +33,6 @@ def select(names: Sequence[str]) -> list[Study]:
     """
     for name in names:
         if name not in STUDIES:
-            near = nearest(name, list(STUDIES))
+            near = nearest(name, STUDIES)
             raise ConfigError(f"no experiment {name!r}, did you mean {near!r}?")
     return [STUDIES[name] for name in names or STUDIES]

@@ -46,7 +46,7 @@ class Trial:
         return shlex.join([*words, *["--full-batch"] * self.first_step_only])
 
 
-class Run(NamedTuple):
+class TrialResult(NamedTuple):
     """What came out of a trial with one seed.
 
     Attributes:
@@ -61,8 +61,8 @@ class Run(NamedTuple):
 
 
 # By label of the trial, then by seed; every trial that trains has the same seeds.
-Results: TypeAlias = Mapping[str, Mapping[int, Run]]
-OneSeed: TypeAlias = Mapping[str, Run]
+Results: TypeAlias = Mapping[str, Mapping[int, TrialResult]]
+OneSeed: TypeAlias = Mapping[str, TrialResult]
 
 
 @dataclass(frozen=True)

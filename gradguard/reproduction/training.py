@@ -14,14 +14,14 @@ from gradguard.health.diagnosis import diagnose
 from gradguard.records.recording import Recording
 from gradguard.records.records import Records
 from gradguard.reproduction import measure
-from gradguard.reproduction.study import Run, Trial
+from gradguard.reproduction.study import Trial, TrialResult
 from gradguard.tensorboard.reader import read_recordings
 
 # Neither changes a number: fewer, larger writes take half the time.
 _CHEAP = ("trainer.accelerator=cpu", "trainer.log_every_n_steps=1000")
 
 
-def train(trial: Trial, *, seed: int, log_dir: str) -> Run:
+def train(trial: Trial, *, seed: int, log_dir: str) -> TrialResult:
     """Train and evaluate; what it wrote is not needed once it is measured."""
     torch.set_num_threads(1)  # as many processes as cores: threads would only wait
     experiment = resolve(
@@ -35,10 +35,10 @@ def train(trial: Trial, *, seed: int, log_dir: str) -> Run:
     assert outcome is not None  # there is one process
     (recording,) = read_recordings(outcome.run_dir).values()
     numbers = measure.of_outcome(outcome, recording)
-    return Run(numbers, recording, diagnose(recording))
+    return TrialResult(numbers, recording, diagnose(recording))
 
 
-def first_step(trial: Trial, *, seed: int) -> Run:
+def first_step(trial: Trial, *, seed: int) -> TrialResult:
     """Measure the gradients of all training rows together, and take no step."""
     experiment = resolve(
         config=trial.config, assignments=trial.assignments, values={"seed": seed}
@@ -50,7 +50,7 @@ def first_step(trial: Trial, *, seed: int) -> Run:
     recording = Recording(records)
     # That nothing clips says nothing where no step is taken.
     findings = [one for one in diagnose(recording) if one.kind != "unclipped"]
-    return Run(numbers, recording, findings)
+    return TrialResult(numbers, recording, findings)
 
 
 def _first_records(model: LightningModule, data: Data) -> Records:

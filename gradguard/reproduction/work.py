@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from gradguard.experiments.workers import each
-from gradguard.reproduction.study import Run, Study, Trial
+from gradguard.reproduction.study import Study, Trial, TrialResult
 
 
 class Task(NamedTuple):
@@ -30,7 +30,7 @@ def tasks_of(study: Study, *, seeds: int, quick: bool) -> dict[tuple[str, int], 
 
 def run_all(
     tasks: Sequence[Task], *, jobs: int
-) -> Iterator[tuple[Task, Run | Exception]]:
+) -> Iterator[tuple[Task, TrialResult | Exception]]:
     """Yield each task with its run, or with what ended it, first done first."""
     # One scratch directory for all: what is killed cannot clear up after itself.
     with TemporaryDirectory(prefix="gradguard-") as scratch:
@@ -39,11 +39,11 @@ def run_all(
             yield tasks[position], value
 
 
-def execute(task: Task, *, scratch: str) -> Run:
+def execute(task: Task, *, scratch: str) -> TrialResult:
     """Run one task in this process, its files below the scratch directory."""
     trial, seed = task
     if trial.compute:
-        return Run(resolve_name(trial.compute)())
+        return TrialResult(resolve_name(trial.compute)())
     from gradguard.reproduction import training  # noqa: PLC0415 (torch takes seconds)
 
     if trial.first_step_only:

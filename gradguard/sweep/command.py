@@ -10,7 +10,7 @@ from gradguard.output import PICTURES, writable
 from gradguard.sweep.cells import varied
 from gradguard.sweep.grid import Cell
 from gradguard.sweep.runner import run_cells
-from gradguard.sweep.table import as_json, show
+from gradguard.sweep.table import document, print_sweep
 
 
 class Wanted(NamedTuple):
@@ -44,9 +44,9 @@ def sweep(cells: Sequence[Cell], wanted: Wanted) -> int:
         cells, jobs=wanted.jobs, keep_runs=wanted.keep_runs, console=stderr
     )
     if wanted.as_json:
-        print(as_json(sweep))  # noqa: T201 (the console would wrap it)
+        print(document(sweep))  # noqa: T201 (the console would wrap it)
     else:
-        show(sweep, Console(markup=False, highlight=False))
+        print_sweep(sweep, Console(markup=False, highlight=False))
     if figure:
         from gradguard.sweep.picture import draw  # noqa: PLC0415 (matplotlib is heavy)
 

@@ -6,9 +6,9 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from gradguard.experiments.config import Experiment
+from gradguard.output import as_json
 
 # Raised when a result means something else than before: those on disk are run again.
 _FORMAT = 1
@@ -74,24 +74,16 @@ def load(experiment: Experiment) -> Result | None:
 def save(experiment: Experiment, result: Result) -> None:
     """Write the result so that a reader finds all of it or nothing."""
     content = {
-        "result": finite(asdict(result)),
+        "result": asdict(result),
         "experiment": experiment.model_dump(mode="json", exclude_none=True),
     }
     target = path(experiment)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    unfinished.write_text(as_json(content, indent=1), encoding="utf-8")
     unfinished.replace(target)
 
 
-def finite(value: Any) -> Any:
-    """Return the value with None for NaN and Inf, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _number(value: float | str | None) -> float:
+    """Read a number back that `as_json` wrote."""
+    return math.nan if value is None else float(value)

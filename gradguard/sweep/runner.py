@@ -8,13 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from gradguard.errors import ConfigError, Interrupted
 from gradguard.experiments.build import build
 from gradguard.experiments.config import Experiment
-from gradguard.experiments.resume import require_writable
 from gradguard.experiments.workers import each
+from gradguard.output import require_writable, runs_bar
 from gradguard.sweep.cells import Summary
 from gradguard.sweep.grid import Cell
 from gradguard.sweep.results import Result, load, save
@@ -63,7 +62,7 @@ def run_cells(
     failures = []
     try:
         endings = _endings(left, jobs=jobs, keep_runs=keep_runs)
-        with _progress(console) as bar, closing(endings):
+        with runs_bar(console) as bar, closing(endings):
             task = bar.add_task("", total=len(results))
             bar.advance(task, len(results) - len(left))
             for number, ending in endings:
@@ -111,18 +110,6 @@ def _earlier(experiment: Experiment, *, keep_runs: bool) -> Result | None:
     if result is None or (keep_runs and not Path(result.run_dir or "").is_dir()):
         return None
     return result
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        "runs",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _named(cells: Sequence[Cell], number: int) -> str:

@@ -1,21 +1,20 @@
 """What a sweep came to, as a table of at most 80 columns and as JSON."""
 
-import json
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gradguard.output import as_json
 from gradguard.sweep.cells import Spread, headline, names, varied
 from gradguard.sweep.grid import shown
-from gradguard.sweep.results import finite
 from gradguard.sweep.runner import Sweep
 
 _SMALL, _THOUSAND, _LARGE = 1e-2, 1e3, 1e6  # where the writing of a number changes
 
 
-def show(sweep: Sweep, console: Console) -> None:
+def print_sweep(sweep: Sweep, console: Console) -> None:
     """Print a row for each cell, and what the numbers are of."""
     console.print(table(sweep))
     console.print(_legend(sweep))
@@ -46,14 +45,14 @@ def table(sweep: Sweep) -> Table:
     return found
 
 
-def as_json(sweep: Sweep) -> str:
-    """Return the sweep as JSON: what the table shows and more, null for NaN and Inf."""
+def document(sweep: Sweep) -> str:
+    """Return the sweep as one JSON document: what the table shows and more."""
     content: dict[str, Any] = {
         "reused": sweep.reused,
         "failures": list(sweep.failures),
         "cells": [summary.as_json() for summary in sweep.summaries],
     }
-    return json.dumps(finite(content), indent=2)
+    return as_json(content, indent=2)
 
 
 def label(name: str) -> str:

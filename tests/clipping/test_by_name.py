@@ -144,7 +144,7 @@ def test_norms_of_shards_are_reduced_the_same_on_all_ranks() -> None:
         (
             ByName({"*": ClipNorm(1.0), "head.*": ClipNorm(2.0)}),
             r"'head\.\*' matches only parameters that earlier patterns take "
-            r"\(head\.weight, head\.bias\)",
+            r"\(head\.weight and head\.bias\)",
         ),
         (
             ByName({"rnn.*": ByName({"head.*": ClipNorm(1.0)})}),

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gradguard.errors import ConfigError
 from gradguard.experiments.config import Experiment
-from gradguard.experiments.mistakes import nearest
 from gradguard.experiments.resolve import clip_list, dump, parse, resolve
+from gradguard.names import nearest
 
 SETTINGS = [
     "",

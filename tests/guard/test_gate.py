@@ -335,8 +335,8 @@ def test_raise_names_step_loss_culprits_in_backward_order_and_what_to_try(
 
     assert said.startswith(
         "step 13, batch 13: gradients are not finite: "
-        "second.weight (NaN), first.bias (+Inf), first in backward order; "
-        "finite: second.bias, first.weight; loss 0."
+        "second.weight (NaN) and first.bias (+Inf), first in backward order; "
+        "finite: second.bias and first.weight; loss 0."
     )
     assert "Trainer(detect_anomaly=True)" in said
 

@@ -33,6 +33,18 @@ def test_a_missing_gradient_counts_for_nothing() -> None:
     assert not run.nonfinite.any()
 
 
+def test_the_gradient_that_is_nonfinite_is_told_from_the_missing_one() -> None:
+    run = records([[1.0, math.nan, -1.0]], [[1.0, math.nan, -1.0]])
+
+    assert run.nonfinite_gradients.tolist() == [[False, True, False]]
+
+
+def test_the_gradient_that_was_clipped_is_told_from_the_others() -> None:
+    run = records([[2.0, 2.0, 2.0]], [[1.0, 2.0, 2.0 * (1 - 1e-7)]])
+
+    assert run.clipped_gradients.tolist() == [[True, False, False]]
+
+
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
 def test_a_step_is_nonfinite_when_one_gradient_is(norm: float) -> None:
     run = records([[1.0, norm], [1.0, 1.0]], [[1.0, norm], [1.0, 1.0]])

@@ -19,8 +19,7 @@ from gradguard.errors import ConfigError
 from gradguard.records.recording import STATISTICS, Epochs, Recording
 from gradguard.records.records import Floats
 from gradguard.report.command import Wanted, report
-from gradguard.report.panel import Panel, share_scale, span_of
-from gradguard.report.panels import panels
+from gradguard.report.panels import Panel, panels, share_scale, span_of
 from gradguard.report.picture import draw
 from gradguard.report.runs import Run
 from gradguard.report.view import View, view
@@ -322,7 +321,7 @@ def test_statistics_are_drawn_by_epoch_from_before_training_on() -> None:
 
     [drawn] = by_key(one(recording), shown=view(parameters="0|2"))
 
-    assert list(drawn) == ["steps", "depth", *STATISTICS[:5]]
+    assert list(drawn) == ["steps", "depth", *STATISTICS]
     sd = drawn["gradient_sd_after"]
     assert sd.log
     assert not drawn["gradient_mean_after"].log
@@ -340,6 +339,18 @@ def test_figure_takes_any_name(tmp_path: Path, name: str) -> None:
     draw([run], tmp_path / "norms.svg", view=View())
 
     assert (tmp_path / "norms.svg").exists()
+
+
+def test_threshold_without_end_has_no_place_on_the_axis() -> None:
+    recording = norms_of([1.0] * 3)
+    text = "Trainer(gradient_clip_val=inf, gradient_clip_algorithm='norm')"
+    clips = (recording.clips[0]._replace(text=text),)
+
+    [drawn] = by_key(one(Recording(recording.records, clips)))
+
+    span = span_of([drawn["steps"]])
+    assert span is not None
+    assert np.isfinite(span).all()
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])

@@ -15,13 +15,15 @@ from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import run
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.threshold import suggest
+from gradguard.records.recording import ClipInForce
 from gradguard.records.records import LARGEST_FLOAT32_NORM
 from gradguard.report.command import Wanted, report
 from gradguard.report.document import document
 from gradguard.report.facts import facts
 from gradguard.report.runs import Run, find_runs
-from gradguard.report.table import show
+from gradguard.report.table import print_report
 from gradguard.report.view import View, view
+from gradguard.report.words import clip_in_words
 from gradguard.tensorboard.reader import read_recordings, read_run
 from tests.support import ROOT
 from tests.support.board import records, write
@@ -63,7 +65,7 @@ def clipped(trained: Path) -> Path:
 def printed(*paths: Path, width: int = 80, layers: bool = False) -> str:
     file = io.StringIO()
     console = Console(file=file, width=width, markup=False, highlight=False)
-    show(find_runs(paths), console, view=View(), by_layer=layers)
+    print_report(find_runs(paths), console, view=View(), by_layer=layers)
     return file.getvalue()
 
 
@@ -215,19 +217,25 @@ def test_findings_and_threshold_are_those_of_the_diagnosis(diverged: Path) -> No
     assert f"max_norm {suggestion.max_norm:.4g}. {suggestion.reason}" in text
 
 
-def test_clipping_is_told_as_the_experiment_says_it(clipped: Path) -> None:
-    assert "experiment srn-cured" in words(clipped)
+@pytest.mark.parametrize(
+    ("clip", "told"),
+    [
+        ("ClipNorm(max_norm=5.0, per_parameter=False)", "norm 5"),
+        ("ClipNorm(max_norm=0.5, per_parameter=True)", "norm 0.5 per parameter"),
+        (
+            "Trainer(gradient_clip_val=1.0, gradient_clip_algorithm='norm')",
+            "norm 1, by Lightning",
+        ),
+        ("ClipValue(clip_value=0.5)", "ClipValue(clip_value=0.5)"),
+        ("", "none"),
+    ],
+)
+def test_clip_by_norm_is_told_in_words_and_others_as_code(clip: str, told: str) -> None:
+    assert clip_in_words(ClipInForce(0, clip)) == told
+
+
+def test_clipping_stands_among_the_facts(clipped: Path) -> None:
     assert "clipping norm 5 " in words(clipped)
-
-
-def test_clipping_of_a_foreign_run_is_told_as_code(tmp_path: Path) -> None:
-    (tmp_path / "experiment.yaml").write_text("model: {name: resnet}\nlr: 3\n")
-    write(tmp_path, records(np.ones((3, 2))), clip="ClipValue(clip_value=0.5)")
-
-    text = words(tmp_path)
-
-    assert "clipping ClipValue(clip_value=0.5) " in text
-    assert "experiment" not in text
 
 
 def test_clip_that_changed_is_told_with_its_step(tmp_path: Path) -> None:
@@ -296,13 +304,12 @@ def test_document_is_json_with_its_schema(diverged: Path, clipped: Path) -> None
     content = parsed(diverged, clipped)
 
     assert content.keys() == {"version", "runs", "left_out"}
-    assert content["version"] == 1
+    assert content["version"] == 2
     for entry in content["runs"]:
         assert list(entry) == [
             "label",
             "directory",
             "optimizer",
-            "experiment",
             "clips",
             "unoptimized",
             "facts",
@@ -311,7 +318,6 @@ def test_document_is_json_with_its_schema(diverged: Path, clipped: Path) -> None
             "layers",
         ]
     exploded, cured = content["runs"]
-    assert cured["experiment"] == {"name": "srn-cured", "clipping": "norm 5"}
     assert cured["clips"][0]["max_norm"] == 5.0
     assert exploded["directory"] == str(diverged)
     assert exploded["findings"][0]["severity"] == "error"

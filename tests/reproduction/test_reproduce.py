@@ -21,7 +21,7 @@ from gradguard.reproduction import command, measure
 from gradguard.reproduction.headings import HEADINGS
 from gradguard.reproduction.judge import left, spread, verdict
 from gradguard.reproduction.studies import STUDIES
-from gradguard.reproduction.study import Band, Run, Study, Trial
+from gradguard.reproduction.study import Band, Study, Trial, TrialResult
 from gradguard.reproduction.training import first_step, train
 from gradguard.reproduction.work import Task
 
@@ -41,8 +41,10 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return call
 
 
-def of_seeds(label: str, *values: float) -> dict[str, dict[int, Run]]:
-    return {label: {seed: Run({"test_mse": v}) for seed, v in enumerate(values)}}
+def of_seeds(label: str, *values: float) -> dict[str, dict[int, TrialResult]]:
+    return {
+        label: {seed: TrialResult({"test_mse": v}) for seed, v in enumerate(values)}
+    }
 
 
 def test_list_has_a_line_of_80_columns_for_each_experiment(call: Call) -> None:
@@ -73,13 +75,13 @@ def test_output_that_cannot_be_written_is_refused(call: Call, tmp_path: Path) ->
     ("value", "holds"), [(1, True), (2, True), (2.1, False), (nan, False), (inf, False)]
 )
 def test_band_holds_between_its_ends(value: float, holds: bool) -> None:
-    runs = {"a": Run({"test_mse": value})}
+    runs = {"a": TrialResult({"test_mse": value})}
 
     assert Band("a", "test_mse", low=1, high=2).holds(runs) is holds
 
 
 def test_band_may_end_at_another_trial() -> None:
-    runs = {"a": Run({"test_mse": 1.0}), "b": Run({"test_mse": 2.0})}
+    runs = {"a": TrialResult({"test_mse": 1.0}), "b": TrialResult({"test_mse": 2.0})}
 
     assert Band("a", "test_mse", high="b").holds(runs)
     assert not Band("b", "test_mse", high="a").holds(runs)
@@ -209,9 +211,11 @@ def test_run_that_dies_is_told_and_the_others_are_on_the_page(
 def test_ctrl_c_leaves_what_is_finished_on_the_page(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def until_ctrl_c(tasks: Sequence[Task], **_: int) -> Iterator[tuple[Task, Run]]:
+    def until_ctrl_c(
+        tasks: Sequence[Task], **_: int
+    ) -> Iterator[tuple[Task, TrialResult]]:
         for task in tasks[:2]:
-            yield task, Run({"output": 1.0, "value": 1.0})
+            yield task, TrialResult({"output": 1.0, "value": 1.0})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "run_all", until_ctrl_c)

@@ -26,7 +26,7 @@ from gradguard.sweep.cells import Summary
 from gradguard.sweep.grid import Cell, clip_points, grid, points
 from gradguard.sweep.results import Result, load, path, save
 from gradguard.sweep.runner import Sweep, run_cells
-from gradguard.sweep.table import as_json, show
+from gradguard.sweep.table import document, print_sweep
 from tests.support.sweep_tasks import double, sleep
 
 SHORT = ("trainer.max_steps=20", "trainer.accelerator=cpu")
@@ -77,7 +77,7 @@ def ended(log_dir: Path) -> Sweep:
 
 def printed(sweep: Sweep) -> str:
     console = Console(file=io.StringIO(), width=80, markup=False)
-    show(sweep, console)
+    print_sweep(sweep, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -156,7 +156,8 @@ def test_result_is_named_by_what_decides_it() -> None:
 
 def test_result_survives_the_disk(tmp_path: Path) -> None:
     experiment = resolve(config="mlp", values={"log_dir": str(tmp_path)})
-    result = Result({"mse": 1.5}, {"mse": math.nan}, {"dead": 0.5}, 0.25, 10, 7)
+    train = {"mse": 1.5, "loss": math.inf}
+    result = Result(train, {"mse": math.nan}, {"dead": 0.5}, 0.25, 10, 7)
 
     assert load(experiment) is None
     save(experiment, result)
@@ -415,7 +416,7 @@ def test_table_names_what_did_not_vary_below() -> None:
 
 
 def test_json_has_what_the_table_has_and_every_run(ended: Sweep) -> None:
-    none, clipped = json.loads(as_json(ended))["cells"]
+    none, clipped = json.loads(document(ended))["cells"]
 
     spread = ended.summaries[1].spread("test", "mse")
     assert spread is not None

@@ -121,7 +121,7 @@ def test_epochs_are_those_of_the_events(served: Board) -> None:
 def test_statistic_that_is_no_number_is_left_out(served: Board) -> None:
     shown = served.ask("epochs", run="plain", rows="0", statistic="update_ratio")
 
-    assert shown["values"][0][0] == "NaN"
+    assert shown["values"][0][0] is None
     assert np.isfinite(shown["values"][0][1:]).all()
 
 
@@ -311,7 +311,7 @@ def test_epochs_keep_their_columns(tmp_path: Path, load_fast: str) -> None:
         shown = tensorboard.ask("epochs", **query)
 
     assert shown["names"] == ["new", "old"]
-    assert shown["values"] == [["NaN", "NaN", 1], [1, 7, 7]]
+    assert shown["values"] == [[None, None, 1], [1, 7, 7]]
 
 
 @both_loaders

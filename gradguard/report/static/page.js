@@ -9,10 +9,13 @@ function theme() {
   return { ink: color("--ink"), grid: color("--grid") };
 }
 
+// Plotly reads markup in its texts.
+const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
 function layout({ title, x, y, range, ticks }, { ink, grid }) {
   const axis = { gridcolor: grid, zerolinecolor: grid, linecolor: grid };
   return {
-    title: { text: title, x: 0, xref: "paper", font: { size: 13 } },
+    title: { text: plain(title), x: 0, xref: "paper", font: { size: 13 } },
     font: { color: ink, size: 11 },
     paper_bgcolor: "transparent",
     plot_bgcolor: "transparent",
@@ -24,7 +27,7 @@ function layout({ title, x, y, range, ticks }, { ink, grid }) {
       ...axis,
       title: { text: x, standoff: 8 },
       automargin: true,
-      ...(ticks.length && { tickvals: ticks.map((_, i) => i), ticktext: ticks }),
+      ...(ticks.length && { tickvals: ticks.map((_, i) => i), ticktext: ticks.map(plain) }),
     },
     yaxis: {
       ...axis,
@@ -38,8 +41,9 @@ function layout({ title, x, y, range, ticks }, { ink, grid }) {
 
 // A line without a colour has that of the text.
 function traces(lines, { ink }) {
-  return lines.map(({ line, marker, ...rest }) => ({
+  return lines.map(({ name, line, marker, ...rest }) => ({
     ...rest,
+    name: plain(name),
     line: { ...line, color: line.color || ink },
     marker: { ...marker, color: marker.color || ink },
   }));

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from gradguard.palette import COLORS
 from gradguard.reproduction.figures.style import (
-    COLORS,
     MARKERS,
     STYLES,
     log_if_wide,

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from gradguard.palette import COLORS
 from gradguard.records.recording import Epochs
 from gradguard.records.records import Records
 from gradguard.reproduction.figures.style import (
-    COLORS,
     GRAY,
     MARKERS,
     STYLES,

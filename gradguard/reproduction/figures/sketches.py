@@ -3,9 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from gradguard.palette import COLORS
 from gradguard.reproduction.claims.documents import CSDN_GRADIENT, CSDN_PRINTED
 from gradguard.reproduction.claims.logistic import logistic_map
-from gradguard.reproduction.figures.style import COLORS, line, panels, plain
+from gradguard.reproduction.figures.style import line, panels, plain
 from gradguard.reproduction.study import Results
 
 

@@ -8,15 +8,16 @@ from typing import Any
 
 from tensorboard import plugin_util
 from tensorboard.backend.http_util import Respond
-from tensorboard.errors import NotFoundError
 from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin
 from typing_extensions import override
 from werkzeug import Request, Response
 
-from gradguard.records.recording import STATISTICS
-from gradguard.tensorboard.page import lines, query
-from gradguard.tensorboard.page.heat import bin_starts, heat, peak
-from gradguard.tensorboard.page.library import Library, Run, Source
+from gradguard.output import as_json
+from gradguard.records.bins import bin_starts
+from gradguard.tensorboard.page import constants, query
+from gradguard.tensorboard.page.heat import heat, peak
+from gradguard.tensorboard.page.library import Library, LoadedRun, Source
+from gradguard.tensorboard.page.lines import CHARTS, Chart, summary
 from gradguard.tensorboard.page.query import MOMENTS, SCALES
 from gradguard.tensorboard.tags import PLUGIN
 
@@ -35,9 +36,6 @@ STATIC = {
     "view.js": "text/javascript",
     "style.css": "text/css",
 }
-
-# More than any screen has pixels.
-_MOST_BINS = 8192
 
 
 class GradientsPage(TBPlugin):  # type: ignore[misc]  # tensorboard ships no types
@@ -68,17 +66,22 @@ class GradientsPage(TBPlugin):  # type: ignore[misc]  # tensorboard ships no typ
             f"/{name}": _app(partial(_static, name, mime))
             for name, mime in STATIC.items()
         }
-        return static | {
-            "/plotly.min.js": _app(_plotly),
-            "/sources": _app(self._sources),
-            "/summary": _app(self._summary),
-            "/heat": _app(self._heat),
-            "/peak": _app(self._peak),
-            "/totals": _app(self._totals),
-            "/parameter": _app(self._parameter),
-            "/profile": _app(self._profile),
-            "/epochs": _app(self._epochs),
+        charts = {
+            f"/{name}": _app(partial(self._chart, numbers))
+            for name, numbers in CHARTS.items()
         }
+        return (
+            static
+            | charts
+            | {
+                "/constants.js": _app(_constants),
+                "/plotly.min.js": _app(_plotly),
+                "/sources": _app(self._sources),
+                "/summary": _app(self._summary),
+                "/heat": _app(self._heat),
+                "/peak": _app(self._peak),
+            }
+        )
 
     def _sources(self, request: Request) -> Response:
         """Serve which runs there are, and when they last grew."""
@@ -93,13 +96,13 @@ class GradientsPage(TBPlugin):  # type: ignore[misc]  # tensorboard ships no typ
         return _json(request, {"sources": sources})
 
     def _summary(self, request: Request) -> Response:
-        return _json(request, lines.summary(self._run(request)))
+        return _json(request, summary(self._run(request)))
 
     def _heat(self, request: Request) -> Response:
         """Serve one float64 per bin, its first step, then the cells, row by row."""
         run = self._run(request)
         rows = query.window(request.args, run.records)
-        bins = query.integer(request.args, "bins", low=1, high=_MOST_BINS)
+        bins = query.bins(request.args)
         cells = heat(
             run,
             rows,
@@ -132,37 +135,10 @@ class GradientsPage(TBPlugin):  # type: ignore[misc]  # tensorboard ships no typ
         }
         return _json(request, found)
 
-    def _totals(self, request: Request) -> Response:
-        run = self._run(request)
-        rows = query.window(request.args, run.records)
-        bins = query.integer(request.args, "bins", low=1, high=_MOST_BINS)
-        return _json(request, lines.totals(run, rows, bins=bins))
+    def _chart(self, numbers: Chart, request: Request) -> Response:
+        return _json(request, numbers(self._run(request), request.args))
 
-    def _parameter(self, request: Request) -> Response:
-        run = self._run(request)
-        rows = query.window(request.args, run.records)
-        column = query.parameter(request.args, run.records)
-        bins = query.integer(request.args, "bins", low=1, high=_MOST_BINS)
-        return _json(request, lines.of_parameter(run, rows, column, bins=bins))
-
-    def _profile(self, request: Request) -> Response:
-        run = self._run(request)
-        row = query.nearest(request.args, run.records)
-        return _json(request, lines.profile(run, row))
-
-    def _epochs(self, request: Request) -> Response:
-        run = self._run(request)
-        if run.epochs is None:
-            raise NotFoundError("the run has no statistics by epoch.")
-        names = [
-            run.records.names[column]
-            for group in query.groups(request.args, run.records)
-            for column in group
-        ]
-        statistic = query.choice(request.args, "statistic", STATISTICS)
-        return _json(request, lines.by_epoch(run.epochs, names, statistic))
-
-    def _run(self, request: Request) -> Run:
+    def _run(self, request: Request) -> LoadedRun:
         source = Source(request.args.get("run", ""), request.args.get("optimizer", ""))
         return self._library.read(
             plugin_util.context(request.environ),
@@ -190,13 +166,16 @@ def _send(request: Request, content: object, mime: str, **options: Any) -> Respo
 
 
 def _json(request: Request, content: dict[str, Any]) -> Response:
-    """Serve JSON, with "NaN" and "Infinity" for what JSON has no number."""
-    return _send(request, content, "application/json")
+    return _send(request, as_json(content), "application/json")
 
 
 def _static(name: str, mime: str, request: Request) -> Response:
     content = files("gradguard.tensorboard.page").joinpath("static", name).read_bytes()
     return _send(request, content, mime)
+
+
+def _constants(request: Request) -> Response:
+    return _send(request, constants.script(), "text/javascript")
 
 
 def _plotly(request: Request) -> Response:

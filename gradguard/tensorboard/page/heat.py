@@ -6,8 +6,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.records.records import Doubles, Floats
-from gradguard.tensorboard.page.library import Run
+from gradguard.records.bins import bin_starts
+from gradguard.records.records import MISSING, Doubles, Floats
+from gradguard.tensorboard.page.library import LoadedRun
 
 Cells = NDArray[np.int16]
 Moment = Literal["before", "after", "removed"]
@@ -17,11 +18,10 @@ Scale = Literal["relative", "absolute"]
 PER_DECADE = 500
 MISSING_CELL, ZERO_CELL, INF_CELL, NAN_CELL = -32768, -32767, 32766, 32767
 
-# Stands for "no gradient" below: less than any norm, so that it never is the largest.
-_MISSING = -1.0
 
-
-def measured(run: Run, rows: slice, columns: Sequence[int], moment: Moment) -> Floats:
+def measured(
+    run: LoadedRun, rows: slice, columns: Sequence[int], moment: Moment
+) -> Floats:
     """Return the norms to look at, `[S, P]`; -1 where there is no gradient.
 
     Args:
@@ -39,11 +39,12 @@ def measured(run: Run, rows: slice, columns: Sequence[int], moment: Moment) -> F
     norms = {"before": before, "after": after}.get(moment)
     if norms is None:
         norms = _removed(before, after)
-    return np.where(missing, np.float32(_MISSING), norms)
+    # Less than any norm, so that it never is the largest.
+    return np.where(missing, np.float32(MISSING), norms)
 
 
 def heat(
-    run: Run,
+    run: LoadedRun,
     rows: slice,
     groups: Sequence[Sequence[int]],
     *,
@@ -77,7 +78,7 @@ def heat(
 
 
 def peak(
-    run: Run, rows: slice, columns: Sequence[int], *, moment: Moment, scale: Scale
+    run: LoadedRun, rows: slice, columns: Sequence[int], *, moment: Moment, scale: Scale
 ) -> tuple[int, int]:
     """Return where the largest norm is, as its row and column in the run's records."""
     norms = measured(run, rows, columns, moment).astype(np.float64)
@@ -88,19 +89,11 @@ def peak(
     return int(step) + rows.start, columns[int(column)]
 
 
-def scales(run: Run, columns: Sequence[int], moment: Moment) -> Doubles:
+def scales(run: LoadedRun, columns: Sequence[int], moment: Moment) -> Doubles:
     """Return what "relative" divides each parameter's norms by, `[P]`."""
     if moment == "removed":  # already a ratio
         return np.ones(len(columns))
     return (run.median_before if moment == "before" else run.median_after)[columns]
-
-
-def bin_starts(size: int, bins: int) -> NDArray[np.intp]:
-    """Return where each bin starts, all but the last of one width.
-
-    Widths that differ by one would cost the browser its fast way of drawing.
-    """
-    return np.arange(0, size, -(-size // bins))
 
 
 def encode(norms: Doubles) -> Cells:

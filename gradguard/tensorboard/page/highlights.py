@@ -7,7 +7,7 @@ import numpy as np
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Severity
 from gradguard.records.records import Records
-from gradguard.tensorboard.page.library import Run
+from gradguard.tensorboard.page.library import LoadedRun
 
 # A parameter this many times above its own median is worth a look.
 _SPIKE = 10.0
@@ -31,7 +31,7 @@ class Highlight(NamedTuple):
     advice: str = ""
 
 
-def highlights(run: Run, *, most: int = 3) -> list[Highlight]:
+def highlights(run: LoadedRun, *, most: int = 3) -> list[Highlight]:
     """Return what is the matter, worst first, the largest totals, the largest spikes.
 
     Args:
@@ -45,21 +45,20 @@ def highlights(run: Run, *, most: int = 3) -> list[Highlight]:
     ]
 
 
-def worst(run: Run) -> tuple[list[int], list[float]]:
+def worst(run: LoadedRun) -> tuple[list[int], list[float]]:
     """Return where each parameter peaked and how many times above its median, `[P]`.
 
     A gradient that was ever NaN or Inf peaks infinitely high, the first time it was.
     """
     records = run.records
-    bad = ~np.isfinite(records.before) & ~records.missing
     height = np.where(np.isnan(records.before), 0, records.before)
-    height[bad] = np.inf
+    height[records.nonfinite_gradients] = np.inf
     rows = np.argmax(height, axis=0)
     heights = height[rows, np.arange(len(records.names))].astype(np.float64)
     return rows.tolist(), (heights / run.median_before).tolist()
 
 
-def _findings(run: Run) -> list[Highlight]:
+def _findings(run: LoadedRun) -> list[Highlight]:
     names = set(run.records.names)
     return [
         Highlight(
@@ -94,7 +93,7 @@ def _largest_totals(records: Records, most: int) -> list[Highlight]:
     return found
 
 
-def _largest_spikes(run: Run, most: int) -> list[Highlight]:
+def _largest_spikes(run: LoadedRun, most: int) -> list[Highlight]:
     """Return the parameters that rose highest above their own median."""
     rows, times = worst(run)
     ranked = sorted(range(len(times)), key=lambda column: -times[column])

@@ -40,7 +40,7 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class LoadedRun:
     """The records of a source, and what the page asks of them more than once.
 
     Attributes:
@@ -66,9 +66,10 @@ class Run:
     @property
     def nbytes(self) -> int:
         """Memory the records take."""
-        arrays = (self.records.before, self.records.after, self.records.missing)
+        norms = self.records.before.nbytes + self.records.after.nbytes
+        masks = 3 * self.records.missing.nbytes  # and which are clipped, non-finite
         by_epoch = self.epochs.values.nbytes if self.epochs else 0
-        return sum(array.nbytes for array in arrays) + by_epoch
+        return norms + masks + by_epoch
 
     @cached_property
     def median_before(self) -> Doubles:
@@ -102,7 +103,7 @@ class Library:
     def __init__(self, provider: DataProvider) -> None:
         self._provider = provider
         self._lock = Lock()
-        self._held: OrderedDict[tuple[str, Source, float], Run] = OrderedDict()
+        self._held: OrderedDict[tuple[str, Source, float], LoadedRun] = OrderedDict()
 
     def updated(self, context: object, *, experiment: str) -> dict[Source, float]:
         """Return what there is to read, and when it last grew, in seconds."""
@@ -111,7 +112,7 @@ class Library:
             for source, entries in self._listed(context, experiment).items()
         }
 
-    def read(self, context: object, source: Source, *, experiment: str) -> Run:
+    def read(self, context: object, source: Source, *, experiment: str) -> LoadedRun:
         """Return a source's records as they are now.
 
         Raises:
@@ -147,7 +148,7 @@ class Library:
 
     def _load(
         self, context: object, experiment: str, source: Source, schemas: list[Schema]
-    ) -> Run:
+    ) -> LoadedRun:
         """Read the writes of all schemas, a sample of them where they are too large."""
 
         def tensors(kind: str, most: int = _ALL) -> dict[str, list[TensorDatum]]:
@@ -186,7 +187,7 @@ class Library:
             for schema, arrays in in_order(schemas, (numbers, epochs), width=width)
         ]
         recording = join(writes, by_epoch)
-        return Run(recording, sum(map(len, steps.values())), len(writes))
+        return LoadedRun(recording, sum(map(len, steps.values())), len(writes))
 
     def _forget_but(self, key: tuple[str, Source, float]) -> None:
         """Drop older versions of a run just read, then the longest unused runs."""

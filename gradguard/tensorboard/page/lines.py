@@ -1,23 +1,35 @@
 """Records in, the points of the page's line charts out, few enough to draw."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from tensorboard.errors import NotFoundError
 
-from gradguard.records.recording import ClipInForce, Epochs
+from gradguard.records.bins import (
+    bin_starts,
+    bin_width,
+    first_true,
+    largest,
+    shares,
+    smallest,
+)
+from gradguard.records.recording import STATISTICS, ClipInForce
 from gradguard.records.records import MISSING, Records
-from gradguard.tensorboard.page.heat import bin_starts
+from gradguard.tensorboard.page import query
 from gradguard.tensorboard.page.highlights import highlights, worst
-from gradguard.tensorboard.page.library import Run
+from gradguard.tensorboard.page.library import LoadedRun
+from gradguard.tensorboard.page.query import Arguments
+
+Chart = Callable[[LoadedRun, Arguments], dict[str, Any]]
+"""The numbers of a chart, as the arguments of a request ask for them."""
 
 # Bins over which the share of clipped steps is taken: enough to see it change, few
 # enough to be shares of something.
 _FRACTION_BINS = 50
 
 
-def summary(run: Run) -> dict[str, Any]:
+def summary(run: LoadedRun) -> dict[str, Any]:
     """Return what the page needs to know before it draws anything."""
     records = run.records
     peaks, times = worst(run)
@@ -48,43 +60,42 @@ def clip(in_force: ClipInForce) -> dict[str, Any]:
     }
 
 
-def totals(run: Run, rows: slice, *, bins: int) -> dict[str, Any]:
+def totals(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
     """Return the norms over all parameters; of each bin, what departs furthest."""
     records = run.records
-    coefficient = records.coefficient[rows]
+    rows, bins = query.window(arguments, records), query.bins(arguments)
+    steps = records.steps[rows]
     return {
         **_axis(records, rows, bins),
-        "before": _largest(records.total_before[rows], bins),
-        "after": _largest(records.total_after[rows], bins),
-        "coefficient": _reduced(np.fmin, coefficient, bins),
-        "nonfinite": records.steps[rows][_any(records.nonfinite[rows], bins)].tolist(),
-        "fraction_steps": records.steps[rows][
-            bin_starts(len(coefficient), _FRACTION_BINS)
-        ].tolist(),
-        "fraction": _shares(records.clipped[rows]),
+        "before": largest(records.total_before[rows], bins).tolist(),
+        "after": largest(records.total_after[rows], bins).tolist(),
+        "coefficient": smallest(records.coefficient[rows], bins).tolist(),
+        "nonfinite": steps[first_true(records.nonfinite[rows], bins)].tolist(),
+        "fraction_steps": steps[bin_starts(len(steps), _FRACTION_BINS)].tolist(),
+        "fraction": shares(records.clipped[rows], _FRACTION_BINS).tolist(),
     }
 
 
-def of_parameter(run: Run, rows: slice, column: int, *, bins: int) -> dict[str, Any]:
+def of_parameter(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
     """Return one parameter's norms; of each bin, the largest."""
     records = run.records
-    before, after = records.before[rows, column], records.after[rows, column]
-    bad = ~np.isfinite(before) & ~records.missing[rows, column]
-    clipped = after < before * np.float32(1 - 1e-6)
+    rows, bins = query.window(arguments, records), query.bins(arguments)
+    column = query.parameter(arguments, records)
+    clipped = records.clipped_gradients[rows, column]
+    nonfinite = first_true(records.nonfinite_gradients[rows, column], bins)
     return {
         **_axis(records, rows, bins),
-        "before": _largest(before, bins),
-        "after": _largest(after, bins),
-        "nonfinite": records.steps[rows][_any(bad, bins)].tolist(),
-        "clipped": np.logical_or.reduceat(
-            clipped, bin_starts(len(clipped), bins)
-        ).tolist(),
+        "before": largest(records.before[rows, column], bins).tolist(),
+        "after": largest(records.after[rows, column], bins).tolist(),
+        "nonfinite": records.steps[rows][nonfinite].tolist(),
+        "clipped": (shares(clipped, bins) > 0).tolist(),
     }
 
 
-def profile(run: Run, row: int) -> dict[str, Any]:
+def profile(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
     """Return every parameter's norms at one step; -1 where it has no gradient."""
     records = run.records
+    row = query.nearest(arguments, records)
     missing = records.missing[row]
     return {
         "step": int(records.steps[row]),
@@ -93,14 +104,24 @@ def profile(run: Run, row: int) -> dict[str, Any]:
     }
 
 
-def by_epoch(epochs: Epochs, names: Sequence[str], statistic: str) -> dict[str, Any]:
-    """Return a statistic of some parameters, one list each; NaN for what is no number."""
+def by_epoch(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
+    """Return a statistic of some parameters, one list each; NaN for what is no number.
+
+    Raises:
+        NotFoundError: If the run has no statistics by epoch.
+    """
+    epochs = run.epochs
+    if epochs is None:
+        raise NotFoundError("the run has no statistics by epoch.")
+    groups = query.groups(arguments, run.records)
+    names = [run.records.names[column] for group in groups for column in group]
+    statistic = query.choice(arguments, "statistic", STATISTICS)
     columns = {name: column for column, name in enumerate(epochs.names)}
     values = np.where(np.isfinite(epochs[statistic]), epochs[statistic], np.nan).T
     unknown = [np.nan] * len(epochs.epochs)
     return {
         "epochs": epochs.epochs.tolist(),
-        "names": list(names),
+        "names": names,
         "values": [
             values[columns[name]].tolist() if name in columns else unknown
             for name in names
@@ -108,35 +129,16 @@ def by_epoch(epochs: Epochs, names: Sequence[str], statistic: str) -> dict[str, 
     }
 
 
+CHARTS: dict[str, Chart] = {
+    "totals": totals,
+    "parameter": of_parameter,
+    "profile": profile,
+    "epochs": by_epoch,
+}
+
+
 def _axis(records: Records, rows: slice, bins: int) -> dict[str, Any]:
     """Return the first step of each bin, and how many recorded steps a bin holds."""
     steps = records.steps[rows]
     starts = bin_starts(len(steps), bins)
-    return {"steps": steps[starts].tolist(), "per_point": -(-len(steps) // bins)}
-
-
-def _largest(values: NDArray[np.floating], bins: int) -> list[float]:
-    """Return each bin's largest finite value; NaN if there is none."""
-    return _reduced(np.fmax, np.where(np.isfinite(values), values, np.nan), bins)
-
-
-def _reduced(reduce: np.ufunc, values: NDArray[np.floating], bins: int) -> list[float]:
-    reduced: list[float] = reduce.reduceat(
-        values, bin_starts(len(values), bins)
-    ).tolist()
-    return reduced
-
-
-def _any(flags: NDArray[np.bool_], bins: int) -> NDArray[np.intp]:
-    """Return the first true position of each bin that has one."""
-    true = np.flatnonzero(flags)
-    width = -(-len(flags) // bins)
-    _, first = np.unique(true // width, return_index=True)
-    return true[first]
-
-
-def _shares(flags: NDArray[np.bool_]) -> list[float]:
-    starts = bin_starts(len(flags), _FRACTION_BINS)
-    counts = np.diff(np.append(starts, len(flags)))
-    shares: list[float] = (np.add.reduceat(flags.astype(int), starts) / counts).tolist()
-    return shares
+    return {"steps": steps[starts].tolist(), "per_point": bin_width(len(steps), bins)}

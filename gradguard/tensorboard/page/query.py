@@ -16,6 +16,7 @@ Choice = TypeVar("Choice", bound=str)
 MOMENTS: tuple[Moment, ...] = get_args(Moment)
 SCALES: tuple[Scale, ...] = get_args(Scale)
 _LARGEST_STEP = 2**53  # the largest integer JavaScript counts to
+_MOST_BINS = 8192  # more than any screen has pixels
 
 _SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
@@ -47,6 +48,15 @@ def choice(arguments: Arguments, name: str, options: Sequence[Choice]) -> Choice
     raise InvalidArgumentError(
         f"{name} must be one of {', '.join(options)}, got {text!r}."
     )
+
+
+def bins(arguments: Arguments) -> int:
+    """Return how many bins `bins` asks for.
+
+    Raises:
+        InvalidArgumentError: If it is no number of bins.
+    """
+    return integer(arguments, "bins", low=1, high=_MOST_BINS)
 
 
 def window(arguments: Arguments, records: Records) -> slice:

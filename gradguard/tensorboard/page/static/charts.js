@@ -1,6 +1,7 @@
 // The line charts: totals, coefficient, one parameter, and all layers at one step.
+import { COLORS, STATISTICS } from "./constants.js";
 import { plain, shortened } from "./rows.js";
-import { RUN_COLORS, axis, color, config, layout, logAxis } from "./theme.js";
+import { axis, color, config, layout, logAxis } from "./theme.js";
 
 const HEIGHT = 340;
 const MOST_NAMES = 24;
@@ -87,29 +88,20 @@ export function profile(panel, shown, columns, names) {
   });
 }
 
-const STATISTICS = {
-  weight_sd: "standard deviation of weights",
-  weight_mean: "mean of weights",
-  gradient_sd_after: "standard deviation of gradients after clipping",
-  gradient_mean_after: "mean of gradients after clipping",
-  gradient_mean_abs_after: "mean of |gradients| after clipping",
-  update_ratio: "norm of the update ÷ norm of the weights",
-};
-
 export function epochs(panel, { epochs: x, names, values }, statistic, among) {
   const traces = names.map((name, i) => line(x, values[i], {
     name: plain(shortened(name, 24)),
-    color: RUN_COLORS[i % RUN_COLORS.length],
-    dash: i < RUN_COLORS.length ? "solid" : "dot",
+    color: COLORS[i % COLORS.length],
+    dash: i < COLORS.length ? "solid" : "dot",
   }));
   const few = names.length < among ? `; ${names.length} of ${among} parameters` : "";
-  const signed = statistic.includes("_mean") && !statistic.includes("_abs");
+  const { label, log } = STATISTICS[statistic];
   return show(panel, "epochs", traces, {
     title: "Weights and gradients by epoch",
-    subtitle: `${STATISTICS[statistic]}${few}`,
+    subtitle: `${label}${few}`,
     steps: { start: x[0], stop: x.at(-1) },
     xaxis: axis("end of epoch; -1 is before training"),
-    yaxis: signed ? axis("mean") : logAxis("", traces),
+    yaxis: log ? logAxis("", traces) : axis("mean"),
   });
 }
 
@@ -117,7 +109,7 @@ export function epochs(panel, { epochs: x, names, values }, statistic, among) {
 function styles(shown, i) {
   if (shown.length === 1) return (name, tone) => ({ name, color: color(tone) });
   const run = plain(shown[i].source.key);
-  const own = RUN_COLORS[i % RUN_COLORS.length];
+  const own = COLORS[i % COLORS.length];
   return (name, tone) => ({
     name: run, legendgroup: run, color: own, dash: tone === "before" ? "dot" : "solid", of: name,
   });
@@ -136,7 +128,7 @@ function line(x, y, { name, legendgroup, color: own, dash, shape, of }) {
     name,
     legendgroup,
     x,
-    y: y.map((value) => (value === null ? null : Number(value))),
+    y: y.map((value) => (Number.isFinite(value) ? value : null)),
     line: { color: own, width: 1.5, dash, shape },
     hovertemplate: of ? `${of} %{y:.4g}` : "%{y:.4g}",
   };

@@ -1,4 +1,5 @@
 // The column on the left: which runs, which parameters, and where to look.
+import { STATISTICS } from "./constants.js";
 import { selected } from "./rows.js";
 import { change, view } from "./view.js";
 
@@ -44,12 +45,7 @@ export const SIDEBAR = `
   <fieldset id="by-epoch">
     <legend>By epoch</legend>
     <label>Show <select data-key="statistic">
-      <option value="weight_sd">sd of weights</option>
-      <option value="weight_mean">mean of weights</option>
-      <option value="gradient_sd_after">sd of gradients</option>
-      <option value="gradient_mean_after">mean of gradients</option>
-      <option value="gradient_mean_abs_after">mean of |gradients|</option>
-      <option value="update_ratio">update ÷ weights</option>
+      ${Object.entries(STATISTICS).map(([name, { label }]) => `<option value="${name}">${label}</option>`).join("")}
     </select></label>
   </fieldset>
   <fieldset>

@@ -1,10 +1,5 @@
 // What the server knows, asked for.
-
-// log10 of a norm in units of 1/500, or a mark: see gradguard/tensorboard/heat.py.
-const PER_DECADE = 500;
-const MISSING = -32768;
-const ZERO = -32767;
-const INF = 32766;
+import { INF_CELL, MISSING_CELL, PER_DECADE, ZERO_CELL } from "./constants.js";
 
 async function ask(route, parameters) {
   const url = new URL(route, import.meta.url);
@@ -32,15 +27,10 @@ export async function summary(source) {
   return known;
 }
 
-export const totals = (source, window) => json("totals", of(source, window));
-export const parameter = (source, window) => json("parameter", of(source, window));
-export const epochs = (source, where) => json("epochs", of(source, where));
 export const peak = (source, where) => json("peak", of(source, where));
 
-export async function profile(source, step) {
-  const found = await json("profile", of(source, { step }));
-  return { ...found, before: found.before.map(Number), after: found.after.map(Number) };
-}
+// The numbers of a chart, by its name in gradguard/tensorboard/page/lines.py.
+export const chart = (name, source, where) => json(name, of(source, where));
 
 // The heatmap's cells: decades (NaN where there is nothing to show) and, apart, where a
 // gradient was NaN or Inf.
@@ -56,14 +46,14 @@ export async function heat(source, where, rowCount) {
     const flags = new Float32Array(bins).fill(NaN);
     for (let bin = 0; bin < bins; bin++) {
       const cell = cells[row * bins + bin];
-      if (cell >= INF) flags[bin] = 1;
-      else if (cell === ZERO) values[bin] = -100;
-      else if (cell !== MISSING) {
+      if (cell >= INF_CELL) flags[bin] = 1;
+      else if (cell === ZERO_CELL) values[bin] = -100;
+      else if (cell !== MISSING_CELL) {
         values[bin] = cell / PER_DECADE;
         low = Math.min(low, values[bin]);
         high = Math.max(high, values[bin]);
       }
-      anyNonfinite ||= cell >= INF;
+      anyNonfinite ||= cell >= INF_CELL;
     }
     decades.push(values);
     nonfinite.push(flags);

@@ -130,12 +130,12 @@ async function drawLines(shown, columns, isNewest) {
   const lines = outlined(summary, columns);
   by("epochs").hidden = !summary.epochs;
   const [totals, parameters, profiles, [epochs]] = await Promise.all([
-    ask(inside, ({ source }) => data.totals(source, window)),
+    ask(inside, ({ source }) => data.chart("totals", source, window)),
     ask(having.filter((one) => inside.includes(one)), ({ source }) =>
-      data.parameter(source, { ...window, parameter: view.parameter })),
-    ask(shown, ({ source }) => data.profile(source, view.step)),
+      data.chart("parameter", source, { ...window, parameter: view.parameter })),
+    ask(shown, ({ source }) => data.chart("profile", source, { step: view.step })),
     ask(summary.epochs ? [shown[0]] : [], ({ source }) =>
-      data.epochs(source, { rows: written([{ columns: lines }]), statistic: view.statistic })),
+      data.chart("epochs", source, { rows: written([{ columns: lines }]), statistic: view.statistic })),
   ]);
   if (!isNewest()) return;
   await Promise.all([

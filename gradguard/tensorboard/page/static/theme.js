@@ -3,8 +3,6 @@
 export const color = (name) =>
   getComputedStyle(document.body).getPropertyValue(`--${name}`).trim();
 
-export const RUN_COLORS = ["#1f77b4", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0b7285"];
-
 // Blue is below the median, red above; the middle is the background.
 export const diverging = () => [
   [0, "#2166ac"],

@@ -1,0 +1,41 @@
+"""Names in sentences: a few of many, and those that may have been meant."""
+
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
+
+_MOST = 3
+
+
+def named(names: Sequence[str]) -> str:
+    """Return a few names in words, and how many more there are.
+
+    Example:
+        >>> named(["a", "b"]), named(["a", "b", "c", "d", "e"])
+        ('a and b', 'a, b, c and 2 more')
+    """
+    if len(names) > _MOST:
+        return f"{', '.join(names[:_MOST])} and {len(names) - _MOST} more"
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return the name most like the word; above all one that ends in the same part.
+
+    Example:
+        >>> nearest("depth", ["model.width", "model.depth"])
+        'model.depth'
+    """
+    return by_likeness(word, names)[0]
+
+
+def by_likeness(word: str, names: Iterable[str]) -> list[str]:
+    """Return all the names, the one most like the word first, as `nearest` has it."""
+    last = word.rpartition(".")[2]
+    matcher = SequenceMatcher(b=word)
+
+    def likeness(name: str) -> tuple[bool, float]:
+        matcher.set_seq1(name)
+        return name.rpartition(".")[2] == last, matcher.ratio()
+
+    return sorted(names, key=likeness, reverse=True)
