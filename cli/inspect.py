@@ -3,10 +3,24 @@
 from functools import partial
 from typing import Annotated
 
-from gradguard.cli.options import Config, Figure, Json, Model, flag, text
+import typer
+
+from gradguard.cli.options import (
+    BatchSize,
+    Config,
+    Figure,
+    Json,
+    Model,
+    Seed,
+    Set,
+    assigned,
+    flag,
+    text,
+)
 
 
 def inspect(
+    context: typer.Context,
     *,
     model: Model = None,
     config: Config = None,
@@ -18,45 +32,29 @@ def inspect(
             help="A LightningModule of yours, as package.module:Class.",
         ),
     ] = None,
-    batch_size: Annotated[
-        str | None,
-        text("--batch-size", metavar="NUMBER", help="Samples of the pass."),
-    ] = None,
+    batch_size: BatchSize = None,
     full_batch: Annotated[
         bool,
         flag("--full-batch", help="Take all training rows."),
     ] = False,
-    seed: Annotated[
-        str | None,
-        text("--seed", metavar="NUMBER", help="Of weights and batch (default: 0)."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        text(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting, as model.depth=30, or an argument of MODULE:CLASS.",
-        ),
-    ] = None,
+    seed: Seed = None,
+    settings: Set = None,
     as_json: Json = False,
     figure: Figure = None,
 ) -> None:
     """Pass one batch forward and backward, and show each layer's gradient norm.
 
-    Nothing is trained: this is what the initialisation alone makes of gradients.
+    Nothing is trained: this is what the initialisation alone makes of gradients. With
+    --module, each --set gives an argument of the class.
     """
     from gradguard.experiments.resolve import resolve
     from gradguard.inspection.command import Wanted, inspect
 
     wanted = Wanted(as_json=as_json, figure=figure)
     if module is None:
-        shorthands = {"data.batch_size": batch_size, "seed": seed}
-        given = [
-            f"{key}={text}" for key, text in shorthands.items() if text is not None
-        ]
         experiment = resolve(
             config=config,
-            assignments=[*(settings or ()), *given],
+            assignments=[*(settings or ()), *assigned(context)],
             values={"model.name": model},
         )
         # torch takes seconds to import; a wrong name is told before.

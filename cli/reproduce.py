@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gradguard.cli.options import count, flag
+from gradguard.cli.options import Jobs, count, flag
 
 
 def reproduce(
@@ -18,7 +18,7 @@ def reproduce(
         bool,
         flag("--quick", help="One seed, a few minutes on two cores."),
     ] = False,
-    jobs: Annotated[int, count("--jobs", help="Runs at a time.")] = 2,
+    jobs: Jobs = 2,
     seeds: Annotated[
         int | None,
         count(

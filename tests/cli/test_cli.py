@@ -12,6 +12,7 @@ import typer
 
 from gradguard import __version__
 from gradguard.cli import app, main
+from gradguard.cli.options import SETTINGS
 from gradguard.experiments.resolve import resolve
 
 # Says, once a command has ended, what it imported and how much CPU time it took.
@@ -33,6 +34,7 @@ HELPS = [
     ("train", "--help"),
     ("report", "--help"),
     ("sweep", "--help"),
+    ("reproduce", "--help"),
     ("inspect", "--help"),
     ("configs", "--help"),
     ("configs", "show", "--help"),
@@ -255,6 +257,17 @@ def test_mistake_is_one_sentence_and_leaves_nothing_behind(
     assert said in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "key"), SETTINGS.items(), ids=list(SETTINGS))
+def test_option_is_short_for_its_setting(call: Call, name: str, key: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+
+    by_option = call("train", "--model", "srn", option, "{wrong: 1}")
+    by_setting = call("train", "--model", "srn", "--set", f"{key}={{wrong: 1}}")
+
+    assert by_option == by_setting
+    assert key in by_option[2]
 
 
 def test_log_dir_below_a_file_is_refused(call: Call, tmp_path: Path) -> None:
