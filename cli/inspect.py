@@ -47,11 +47,11 @@ def inspect(
     Nothing is trained: this is what the initialisation alone makes of gradients. With
     --module, each --set gives an argument of the class.
     """
-    from gradguard.experiments.resolve import resolve
-    from gradguard.inspection.command import Wanted, inspect
+    from gradguard.inspection import command
 
-    wanted = Wanted(as_json=as_json, figure=figure)
     if module is None:
+        from gradguard.experiments.resolve import resolve
+
         experiment = resolve(
             config=config,
             assignments=[*(settings or ()), *assigned(context)],
@@ -60,7 +60,7 @@ def inspect(
         # torch takes seconds to import; a wrong name is told before.
         from gradguard.inspection.subjects import inspect_experiment
 
-        inspect(partial(inspect_experiment, experiment, full_batch=full_batch), wanted)
+        make = partial(inspect_experiment, experiment, full_batch=full_batch)
     else:
         from gradguard.inspection.module import inspect_module, require_unused
 
@@ -72,12 +72,6 @@ def inspect(
                 "--full-batch": full_batch or None,
             }
         )
-        inspect(
-            partial(
-                inspect_module,
-                module,
-                arguments=settings or (),
-                seed="0" if seed is None else seed,
-            ),
-            wanted,
-        )
+        arguments, seed = settings or (), "0" if seed is None else seed
+        make = partial(inspect_module, module, arguments=arguments, seed=seed)
+    command.inspect(make, as_json=as_json, figure=figure)

@@ -47,9 +47,10 @@ def report(
 
     Works on any run that GradGuard and a TensorBoardLogger recorded.
     """
-    from gradguard.report.command import Wanted, report
+    from gradguard.report import command
 
-    wanted = Wanted(
+    command.report(
+        [Path(run) for run in runs],
         as_json=as_json,
         html=html,
         figure=figure,
@@ -57,4 +58,3 @@ def report(
         steps=steps,
         parameters=parameters,
     )
-    report([Path(run) for run in runs], wanted)

@@ -80,9 +80,10 @@ def sweep(
         values={"model.name": model, "log_dir": log_dir},
     )
     # torch takes seconds to import; a wrong name is told before.
-    from gradguard.sweep.command import Wanted, sweep
+    from gradguard.sweep import command
 
-    wanted = Wanted(jobs=jobs, keep_runs=keep_runs, as_json=as_json, figure=figure)
-    failures = sweep(cells, wanted)
-    if failures:
+    failed = command.sweep(
+        cells, jobs=jobs, keep_runs=keep_runs, as_json=as_json, figure=figure
+    )
+    if failed:
         raise typer.Exit(1)

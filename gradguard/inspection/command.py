@@ -1,39 +1,33 @@
 """One inspection from options to output: check them, pass, print, draw."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from rich.console import Console
 
+from gradguard.inspection import table
 from gradguard.inspection.layers import Inspection
-from gradguard.inspection.table import as_json, show
 from gradguard.output import PICTURES, writable
 
 
-class Wanted(NamedTuple):
-    """What an inspection should come to.
+def inspect(
+    make: Callable[[], Inspection], *, as_json: bool = False, figure: str | None = None
+) -> None:
+    """Make the inspection, print it, draw it.
 
-    Attributes:
+    Args:
+        make: Passes a batch forward and backward; not called if an option is wrong.
         as_json: Whether to print JSON in place of a table.
         figure: File of the picture, if one is wanted.
-    """
-
-    as_json: bool = False
-    figure: str | None = None
-
-
-def inspect(make: Callable[[], Inspection], wanted: Wanted) -> None:
-    """Make the inspection, print it, draw it.
 
     Raises:
         ConfigError: If an option is wrong, or there is nothing to inspect.
     """
-    file = writable(wanted.figure, option="--figure", suffixes=PICTURES)
+    file = writable(figure, option="--figure", suffixes=PICTURES)
     inspection = make()
-    if wanted.as_json:
-        print(as_json(inspection))  # noqa: T201 (the console would wrap it)
+    if as_json:
+        print(table.as_json(inspection))  # noqa: T201 (the console would wrap it)
     else:
-        show(inspection, Console(markup=False, highlight=False, emoji=False))
+        table.show(inspection, Console(markup=False, highlight=False, emoji=False))
     if file:
         from gradguard.inspection.picture import draw  # noqa: PLC0415 (matplotlib is heavy)
 
