@@ -1,22 +1,21 @@
 """The loss scale: what gradients are multiplied by under a gradient scaler, and when."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradguard.gradients.norms import Gradients
 from gradguard.records.records import MISSING
+from gradguard.trainer import Trainer
 
 
-def uses_scaler(trainer: Any) -> bool:
+def uses_scaler(trainer: Trainer) -> bool:
     """Whether a gradient scaler takes part, so that steps may be skipped."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return scaler is not None and scaler.is_enabled()
 
 
-def scale_in_force(trainer: Any) -> Tensor | None:
+def scale_in_force(trainer: Trainer) -> Tensor | None:
     """Return what the loss is multiplied by, 0-d, None without a scaler; never syncs."""
     if not uses_scaler(trainer):
         return None
@@ -24,7 +23,7 @@ def scale_in_force(trainer: Any) -> Tensor | None:
     return scale
 
 
-def loss_scale(trainer: Any, optimizer: Optimizer) -> Tensor | None:
+def loss_scale(trainer: Trainer, optimizer: Optimizer) -> Tensor | None:
     """Return what an optimizer's gradients are multiplied by now, 0-d, None if by nothing.
 
     Until the scaler has unscaled them, which it does before `on_before_optimizer_step`,
