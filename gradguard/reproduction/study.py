@@ -23,7 +23,7 @@ class Trial:
         config: Bundled config that it starts from.
         assignments: What it changes there, as `--set` takes it.
         first_step_only: Whether one backward pass over all the data is all it needs.
-        compute: "module:function" that returns its numbers, where nothing is trained.
+        compute: Returns its numbers, where nothing is trained; it is pickled.
         quick: Whether `--quick` runs it too.
     """
 
@@ -31,7 +31,7 @@ class Trial:
     config: str = ""
     assignments: tuple[str, ...] = ()
     first_step_only: bool = False
-    compute: str = ""
+    compute: Callable[[], dict[str, float]] | None = None
     quick: bool = True
 
     @property

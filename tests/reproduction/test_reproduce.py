@@ -1,5 +1,6 @@
 """`gradguard reproduce`: the documents' claims, our bands, and the page."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -196,7 +197,7 @@ def test_run_that_dies_is_told_and_the_others_are_on_the_page(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = STUDIES["chain"]
-    dying = tuple(replace(trial, compute="os:abort") for trial in chain.trials)
+    dying = tuple(replace(trial, compute=os.abort) for trial in chain.trials)
     monkeypatch.setitem(STUDIES, "chain", replace(chain, trials=dying))
 
     code, _, err = call("chain", "logistic-map", "--output", str(tmp_path))
