@@ -19,8 +19,7 @@ from gradguard.errors import ConfigError, Interrupted
 from gradguard.experiments.build import Data, build
 from gradguard.experiments.config import Experiment
 from gradguard.experiments.hidden_units import HasUnits, stuck_units
-from gradguard.experiments.progress import Progress
-from gradguard.experiments.quiet import quiet
+from gradguard.experiments.quiet import Progress, quiet
 from gradguard.experiments.resolve import dump
 from gradguard.experiments.resume import require_resumable, require_writable
 from gradguard.records.recording import Recording

@@ -17,7 +17,7 @@ _EARLY = slice(40)  # steps that the source plots of it
 _GONE = 1e-3
 
 
-def of_outcome(outcome: Outcome, recording: Recording) -> dict[str, float]:
+def of_outcome(outcome: Outcome) -> dict[str, float]:
     """Return every number in `HEADINGS` that the run has."""
     model, data, _ = build(outcome.experiment)
     data.setup("fit")
@@ -30,8 +30,8 @@ def of_outcome(outcome: Outcome, recording: Recording) -> dict[str, float]:
     return {
         **scores,
         **outcome.units,
-        **of_records(recording.records, model, steps_per_epoch=steps_per_epoch),
-        **of_epochs(recording),
+        **of_records(outcome.records, model, steps_per_epoch=steps_per_epoch),
+        **of_epochs(outcome.recording),
     }
 
 
