@@ -103,7 +103,7 @@ def recorded(case: Case, seed: int) -> Recording:
 
 
 def findings_row(case: Case, runs: list[Recording]) -> str:
-    """Return of each severity the kinds, and in how many runs they were found."""
+    """Return a table's row: by severity, the kinds found and in how many runs."""
     diagnoses = [diagnose(recording) for recording in runs]
     cells = []
     for severity in ("error", "warning", "note"):
@@ -121,7 +121,7 @@ def findings_row(case: Case, runs: list[Recording]) -> str:
 
 
 def signs_row(case: Case, runs: list[Recording]) -> str:
-    """Return in how many runs each early sign of an explosion was there."""
+    """Return a table's row: in how many runs each early sign was there."""
     cells = [str(sum(sign(recording) for recording in runs)) for sign in SIGNS.values()]
     return f"| {case} | {' | '.join(cells)} |"
 

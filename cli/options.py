@@ -57,7 +57,7 @@ def count(name: str, *, help: str, show_default: bool = True) -> Any:
 
 
 def several(option: Any) -> Any:
-    """Declare an option of this page again, for values separated by commas."""
+    """Declare an option again, to take several values separated by commas."""
     _, declared = get_args(option)
     values = copy(declared)
     values.metavar = "VALUES"

@@ -33,7 +33,7 @@ def require_writable(log_dir: Path) -> None:
 
 
 def require_resumable(path: str, *, model: LightningModule, trainer: Trainer) -> None:
-    """Do nothing if training can go on from the checkpoint.
+    """Refuse a checkpoint from which training cannot go on.
 
     Args:
         path: The checkpoint.

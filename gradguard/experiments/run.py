@@ -29,7 +29,7 @@ from gradguard.tensorboard.reader import read_recordings
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to; that it diverged is an outcome too.
+    """What a run came to; divergence is an outcome too.
 
     Attributes:
         experiment: What was run.
@@ -63,7 +63,7 @@ class Outcome:
 def run(
     experiment: Experiment, *, resume: str | None = None, progress: bool = True
 ) -> Outcome | None:
-    """Train and evaluate; return the outcome, on processes of rank above zero None.
+    """Train and evaluate an experiment; return the outcome, or None on ranks above zero.
 
     Args:
         experiment: What to run.
@@ -166,7 +166,7 @@ def _evaluate(
 
 
 class _Units(Callback):
-    """Looks at the hidden units over the rows evaluated first, the training set's."""
+    """Keeps the shares of stuck hidden units over the first rows: the training set."""
 
     def __init__(self) -> None:
         self.shares: dict[str, float] = {}

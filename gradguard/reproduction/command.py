@@ -1,4 +1,4 @@
-"""Run the studies that are asked for, and show them as far as they got."""
+"""Run studies in parallel, write their page, print a summary."""
 
 import shlex
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def _make(output: Path) -> None:
 
 
 def _run(tasks: Sequence[Task], *, jobs: int) -> tuple[dict[Task, Run], list[str]]:
-    """Run them all, or as many as there was time for until Ctrl-C."""
+    """Run the tasks until the last or Ctrl-C; return their runs and what failed."""
     runs: dict[Task, Run] = {}
     failures: list[str] = []
     stderr = Console(stderr=True)

@@ -36,7 +36,7 @@ class Trial:
 
     @property
     def command(self) -> str:
-        """The command that repeats it; empty where it computes."""
+        """The command line that repeats the trial; "" if nothing is trained."""
         if self.compute:
             return ""
         words = ["gradguard", "inspect" if self.first_step_only else "train"]
@@ -82,7 +82,7 @@ class Band:
     high: float | str = inf
 
     def holds(self, runs: OneSeed) -> bool:
-        """Say whether it holds among the runs of one seed."""
+        """Whether the number is within the bounds, among the runs of one seed."""
         low, high = (self._bound(bound, runs) for bound in (self.low, self.high))
         return low <= runs[self.trial].numbers[self.number] <= high
 
@@ -104,7 +104,7 @@ class Band:
 
     @property
     def trials(self) -> set[str]:
-        """Labels of the trials it speaks of."""
+        """Labels of the trials whose numbers the band compares."""
         return {self.trial} | {b for b in (self.low, self.high) if isinstance(b, str)}
 
 

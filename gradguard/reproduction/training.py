@@ -21,7 +21,7 @@ _CHEAP = ("trainer.accelerator=cpu", "trainer.log_every_n_steps=1000")
 
 
 def train(trial: Trial, *, seed: int, log_dir: str) -> Run:
-    """Train and evaluate; what it wrote is not needed once it is measured."""
+    """Train, evaluate and measure a trial; its files are not needed afterwards."""
     torch.set_num_threads(1)  # as many processes as cores: threads would only wait
     experiment = resolve(
         config=trial.config,

@@ -1,4 +1,4 @@
-"""Run trials in parallel processes, each run once however many studies share it."""
+"""Run trials in parallel processes, once where several studies share a trial."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
