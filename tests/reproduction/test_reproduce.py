@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf, nan, sqrt
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import pytest
 from matplotlib.image import imread
 from torch import nn
 
-from gradguard.cli import main
 from gradguard.experiments.resolve import resolve
 from gradguard.records.records import Records
 from gradguard.reproduction import command, measure
@@ -30,16 +30,9 @@ Call = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run `gradguard reproduce` in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", "reproduce", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    return call
+def call(gradguard: Call) -> Call:
+    """Run `gradguard reproduce`; give back exit code, stdout, stderr."""
+    return partial(gradguard, "reproduce")
 
 
 def of_seeds(label: str, *values: float) -> dict[str, dict[int, Run]]:
