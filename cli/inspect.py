@@ -42,10 +42,10 @@ def inspect(
     as_json: Json = False,
     figure: Figure = None,
 ) -> None:
-    """Pass one batch forward and backward, and show each layer's gradient norm.
+    """Show each layer's gradient norm before any training.
 
-    Nothing is trained: this is what the initialisation alone makes of gradients. With
-    --module, each --set gives an argument of the class.
+    One batch is passed forward and backward: this is what the initialisation alone
+    makes of gradients. With --module, each --set gives an argument of the class.
     """
     from gradguard.inspection import command
 

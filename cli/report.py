@@ -1,4 +1,4 @@
-"""`gradguard report`: what the gradients of runs did, and what is the matter with them."""
+"""`gradguard report`: what the gradients of runs did, and what is wrong with them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +43,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Say what the gradients of runs did, and what is the matter with them.
+    """Say what the gradients of runs did, and what is wrong.
 
     Works on any run that GradGuard and a TensorBoardLogger recorded.
     """

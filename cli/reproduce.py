@@ -36,7 +36,7 @@ def reproduce(
         flag("--list", help="List the experiments."),
     ] = False,
 ) -> None:
-    """Run the experiments of the source documents and judge their claims.
+    """Run the experiments of five documents and judge their claims.
 
     A claim that does not hold is a result. Exit code 1 says that a number left the band
     of our own earlier measurements.

@@ -58,7 +58,7 @@ def sweep(
     as_json: Json = False,
     figure: Figure = None,
 ) -> None:
-    """Compare settings over several seeds: metrics, clipping, stuck units, divergence.
+    """Compare settings over seeds: metrics, clipping, divergence.
 
     Several values, separated by commas, are compared, as in --clip-norm none,1,5;
     several options make a grid. A run that has ended is not run again, so the same

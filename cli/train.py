@@ -122,7 +122,7 @@ def train(
     ] = None,
     settings: Set = None,
 ) -> None:
-    """Train a model and record its gradients before and after clipping.
+    """Train a model; record its gradients before and after clipping.
 
     Settings come from the model's own config, then --config, then --set, then the other
     options; the last one counts.

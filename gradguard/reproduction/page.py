@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "lightning", "numpy", "scikit-learn")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the runs of a page were asked to be.
+    """The options of the run that made a page.
 
     Attributes:
         names: The studies that were asked for; none for all.

@@ -166,6 +166,13 @@ def test_help_fits_80_columns(gradguard: Call, arguments: tuple[str, ...]) -> No
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_help_says_what_each_command_does_in_a_whole_sentence(gradguard: Call) -> None:
+    _, out, _ = gradguard("--help")
+    _, commands = out.split("Commands:")
+
+    assert "..." not in commands
+
+
 def test_version_is_the_package_s(gradguard: Call) -> None:
     assert gradguard("--version") == (0, f"gradguard {__version__}\n", "")
 
