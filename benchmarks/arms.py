@@ -121,7 +121,7 @@ class Arm:
 
     @property
     def missing(self) -> bool:
-        """Whether the package it needs is not installed."""
+        """Whether a package that the arm needs is not installed."""
         return find_spec(self.needs) is None
 
     def trainer(self, **options: Any) -> Trainer:

@@ -10,7 +10,6 @@ of an explosion that the sources name were there, beside the rule of `exploding`
 import argparse
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import run
 from gradguard.health.diagnosis import diagnose
 from gradguard.records.recording import Recording
-from gradguard.tensorboard.reader import read_recordings
 
 
 class Case(NamedTuple):
@@ -92,7 +90,7 @@ def main() -> None:
 
 
 def recorded(case: Case, seed: int) -> Recording:
-    """Train once, and read back what was recorded."""
+    """Train once, and return what was recorded."""
     with TemporaryDirectory() as directory:
         experiment = resolve(
             config=case.config,
@@ -101,11 +99,11 @@ def recorded(case: Case, seed: int) -> Recording:
         )
         outcome = run(experiment)
         assert outcome is not None  # one process
-        return read_recordings(Path(outcome.run_dir))[""]
+        return outcome.recording
 
 
 def findings_row(case: Case, runs: list[Recording]) -> str:
-    """Return of each severity the kinds, and in how many runs they were found."""
+    """Return a table's row: by severity, the kinds found and in how many runs."""
     diagnoses = [diagnose(recording) for recording in runs]
     cells = []
     for severity in ("error", "warning", "note"):
@@ -123,7 +121,7 @@ def findings_row(case: Case, runs: list[Recording]) -> str:
 
 
 def signs_row(case: Case, runs: list[Recording]) -> str:
-    """Return in how many runs each early sign of an explosion was there."""
+    """Return a table's row: in how many runs each early sign was there."""
     cells = [str(sum(sign(recording) for recording in runs)) for sign in SIGNS.values()]
     return f"| {case} | {' | '.join(cells)} |"
 

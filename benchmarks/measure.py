@@ -1,4 +1,4 @@
-"""Two arms trained in turns in one process, and what each of them took.
+"""Train two arms in turns in one process, and take the time of each.
 
 Each arm is a Trainer in a thread of its own, of which one runs at a time: a few steps of
 the one, a few of the other, then the other way round. Whatever else the machine does falls
@@ -32,7 +32,7 @@ _WARM_UP = 25
 
 @dataclass(frozen=True)
 class Block:
-    """What a block of steps took.
+    """The wall and CPU time of a block of steps.
 
     Attributes:
         steps: Seconds of each whole step, from batch start to batch start, `[S]`.
@@ -46,7 +46,7 @@ class Block:
 
 
 class Turns(Callback):
-    """Train a block when asked to, and wait."""
+    """Train in a thread, a block of steps whenever another thread asks for one."""
 
     def __init__(self, data: Endless) -> None:
         self._data = data
@@ -58,7 +58,7 @@ class Turns(Callback):
         self.error: BaseException | None = None
 
     def train(self, steps: int) -> Block:
-        """Let the other thread train; return what it took."""
+        """Let the thread train a block of steps; return the block's times."""
         self._left = steps
         self._asked.release()
         self._done.acquire()
@@ -96,7 +96,7 @@ class Turns(Callback):
 
 @contextmanager
 def training(arm: Arm, workload: Workload, directory: Path) -> Iterator[Turns]:
-    """Start an arm that trains when asked to."""
+    """Start the thread of an arm, which trains when asked to."""
     seed_everything(0, verbose=False)
     module = workload.model()
     turns = Turns(Endless(workload.batches()))
@@ -130,7 +130,7 @@ class Comparison:
 
 
 def joined(comparisons: list[Comparison]) -> Comparison:
-    """Return the pairs of all; bytes per step are those of the first."""
+    """Return the pairs of all comparisons, with the bytes per step of the first."""
     pairs = [pair for each in comparisons for pair in each.pairs]
     return Comparison(pairs, comparisons[0].bytes_per_step)
 
@@ -158,7 +158,7 @@ def compare(arm: Arm, workload: Workload, *, pairs: int, block: int) -> Comparis
 
 
 def _alternate(base: Turns, arm: Turns, *, steps: int) -> tuple[Block, Block]:
-    """Train a block of each, a turn at a time; each begins every other turn."""
+    """Train a block of both arms, a turn at a time; they begin a turn alternately."""
     parts: dict[Turns, list[Block]] = {base: [], arm: []}
     turn = min(_TURN, steps)
     for number in range(steps // turn):

@@ -123,13 +123,13 @@ def compared(arm: str, model: str, pairs: int, block: int) -> Comparison:
 
 
 def _anew(measure: Callable[..., Any], *args: object) -> Any:
-    """Return what is measured in a new process."""
+    """Call `measure` in a new process; return the result."""
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
         return fresh.submit(measure, *args).result()
 
 
 def _toll(arm: str | None, model: str, steps: int, processes: int) -> tuple[int, float]:
-    """Return memory and syncs; of memory the least, since an allocator may keep more."""
+    """Return memory and syncs, the least memory: an allocator may keep more."""
     memory, syncs = zip(
         *(_anew(toll, arm, model, steps) for _ in range(processes)), strict=True
     )

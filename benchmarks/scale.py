@@ -81,7 +81,7 @@ class Run:
 
 
 def measured(count: int, steps: int, *, board: bool) -> dict[str, Any]:
-    """Return what so many parameters cost over so many steps."""
+    """Return the cost of recording `count` parameters over a number of steps."""
     with TemporaryDirectory() as scratch:
         directory = Path(scratch, "logs", "run")
         run = Run(count, directory)

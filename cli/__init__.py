@@ -1,4 +1,8 @@
-"""The command line: `gradguard train`, `gradguard report`, `gradguard configs`."""
+"""The command line: `gradguard` train, report, sweep, reproduce, inspect, configs.
+
+Each command is a function whose arguments are its options; those that several commands
+have are declared in `options`. What commands do is the library's, not done here.
+"""
 
 import sys
 from typing import Annotated, Any, NoReturn

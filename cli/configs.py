@@ -23,7 +23,7 @@ def configs(context: typer.Context) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="As listed by `gradguard configs`.")],
 ) -> None:
-    """Print one of them."""
+    """Print a bundled experiment."""
     from gradguard.experiments.resolve import bundled_text
 
     typer.echo(bundled_text(name), nl=False)

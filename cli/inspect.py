@@ -3,10 +3,24 @@
 from functools import partial
 from typing import Annotated
 
-from gradguard.cli.options import Config, Figure, Json, Model, flag, text
+import typer
+
+from gradguard.cli.options import (
+    BatchSize,
+    Config,
+    Figure,
+    Json,
+    Model,
+    Seed,
+    Set,
+    assigned,
+    flag,
+    text,
+)
 
 
 def inspect(
+    context: typer.Context,
     *,
     model: Model = None,
     config: Config = None,
@@ -18,51 +32,35 @@ def inspect(
             help="A LightningModule of yours, as package.module:Class.",
         ),
     ] = None,
-    batch_size: Annotated[
-        str | None,
-        text("--batch-size", metavar="NUMBER", help="Samples of the pass."),
-    ] = None,
+    batch_size: BatchSize = None,
     full_batch: Annotated[
         bool,
         flag("--full-batch", help="Take all training rows."),
     ] = False,
-    seed: Annotated[
-        str | None,
-        text("--seed", metavar="NUMBER", help="Of weights and batch (default: 0)."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        text(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting, as model.depth=30, or an argument of MODULE:CLASS.",
-        ),
-    ] = None,
+    seed: Seed = None,
+    settings: Set = None,
     as_json: Json = False,
     figure: Figure = None,
 ) -> None:
-    """Pass one batch forward and backward, and show each layer's gradient norm.
+    """Show each layer's gradient norm before any training.
 
-    Nothing is trained: this is what the initialisation alone makes of gradients.
+    One batch is passed forward and backward: this is what the initialisation alone
+    makes of gradients. With --module, each --set gives an argument of the class.
     """
-    from gradguard.experiments.resolve import resolve
-    from gradguard.inspection.command import Wanted, inspect
+    from gradguard.inspection import command
 
-    wanted = Wanted(as_json=as_json, figure=figure)
     if module is None:
-        shorthands = {"data.batch_size": batch_size, "seed": seed}
-        given = [
-            f"{key}={text}" for key, text in shorthands.items() if text is not None
-        ]
+        from gradguard.experiments.resolve import resolve
+
         experiment = resolve(
             config=config,
-            assignments=[*(settings or ()), *given],
+            assignments=[*(settings or ()), *assigned(context)],
             values={"model.name": model},
         )
         # torch takes seconds to import; a wrong name is told before.
         from gradguard.inspection.subjects import inspect_experiment
 
-        inspect(partial(inspect_experiment, experiment, full_batch=full_batch), wanted)
+        make = partial(inspect_experiment, experiment, full_batch=full_batch)
     else:
         from gradguard.inspection.module import inspect_module, require_unused
 
@@ -74,12 +72,6 @@ def inspect(
                 "--full-batch": full_batch or None,
             }
         )
-        inspect(
-            partial(
-                inspect_module,
-                module,
-                arguments=settings or (),
-                seed="0" if seed is None else seed,
-            ),
-            wanted,
-        )
+        arguments, seed = settings or (), "0" if seed is None else seed
+        make = partial(inspect_module, module, arguments=arguments, seed=seed)
+    command.inspect(make, as_json=as_json, figure=figure)

@@ -1,8 +1,37 @@
-"""How options are declared, and those that several commands share."""
+"""The options of the commands: how they are declared, and what settings they give."""
 
-from typing import Annotated, Any
+from copy import copy
+from typing import Annotated, Any, get_args
 
 import typer
+
+# Options that are short for `--set KEY=VALUE`, by their names in a command's signature.
+SETTINGS = {
+    "accelerator": "trainer.accelerator",
+    "devices": "trainer.devices",
+    "num_nodes": "trainer.num_nodes",
+    "strategy": "trainer.strategy",
+    "precision": "trainer.precision",
+    "max_epochs": "trainer.max_epochs",
+    "log_every_n_steps": "trainer.log_every_n_steps",
+    "batch_size": "data.batch_size",
+    "lr": "model.lr",
+    "optimizer": "model.optimizer",
+    "weight_decay": "model.weight_decay",
+    "seed": "seed",
+    "on_nonfinite": "on_nonfinite",
+    "max_consecutive_skips": "max_consecutive_skips",
+}
+
+
+def assigned(context: typer.Context) -> list[str]:
+    """The options of `SETTINGS` on the command line, as `--set` takes them: "model.lr=0.1"."""
+    given = context.params
+    return [
+        f"{key}={given[name]}"
+        for name, key in SETTINGS.items()
+        if given.get(name) is not None
+    ]
 
 
 def text(*names: str, metavar: str, help: str) -> Any:
@@ -16,7 +45,7 @@ def flag(name: str, *, help: str) -> Any:
 
 
 def count(name: str, *, help: str, show_default: bool = True) -> Any:
-    """Declare an option that is a whole number, from 1 to as many as can be meant."""
+    """Declare an option that is a whole number from 1 to 10,000."""
     return typer.Option(
         name,
         metavar="NUMBER",
@@ -25,6 +54,14 @@ def count(name: str, *, help: str, show_default: bool = True) -> Any:
         help=help,
         show_default=show_default,
     )
+
+
+def several(option: Any) -> Any:
+    """Declare an option again, to take several values separated by commas."""
+    _, declared = get_args(option)
+    values = copy(declared)
+    values.metavar = "VALUES"
+    return values
 
 
 Model = Annotated[
@@ -43,19 +80,59 @@ Config = Annotated[
         help="An experiment; `gradguard configs` lists the bundled.",
     ),
 ]
+Set = Annotated[
+    list[str] | None,
+    text(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting of a config, as model.depth=30; repeatable.",
+    ),
+]
+ClipNorm = Annotated[
+    str | None,
+    text(
+        "--clip-norm",
+        metavar="NUMBER",
+        help="Largest L2 norm of all gradients together.",
+    ),
+]
+ClipValue = Annotated[
+    str | None,
+    text(
+        "--clip-value",
+        metavar="NUMBER",
+        help="Largest absolute value of a gradient's element.",
+    ),
+]
 ClipOrder = Annotated[
     str | None,
     text(
         "--clip-order",
         metavar="ORDER",
-        help="Of both: norm,value (default) or value,norm.",
+        help="Which comes first: norm,value (default) or value,norm.",
     ),
 ]
 PerParameter = Annotated[
     bool, flag("--per-parameter", help="Clip each parameter's norm by itself.")
 ]
+MaxEpochs = Annotated[
+    str | None,
+    text("--max-epochs", metavar="NUMBER", help="Passes over the training data."),
+]
+BatchSize = Annotated[
+    str | None, text("--batch-size", metavar="NUMBER", help="Samples per batch.")
+]
+Lr = Annotated[str | None, text("--lr", metavar="NUMBER", help="Learning rate.")]
+Seed = Annotated[
+    str | None, text("--seed", metavar="NUMBER", help="Seed of weights and batches.")
+]
+LogDir = Annotated[
+    str | None,
+    text("--log-dir", metavar="DIRECTORY", help="Where runs go (default: runs)."),
+]
+Jobs = Annotated[int, count("--jobs", help="Runs at a time.")]
 Figure = Annotated[
     str | None,
-    text("--figure", metavar="FILE", help="Draw it into a .png, .svg or .pdf."),
+    text("--figure", metavar="FILE", help="Picture to draw: a .png, .svg or .pdf."),
 ]
 Json = Annotated[bool, flag("--json", help="Print one JSON document.")]

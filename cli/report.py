@@ -1,4 +1,4 @@
-"""`gradguard report`: what the gradients of runs did, and what is the matter with them."""
+"""`gradguard report`: what the gradients of runs did, and what is wrong with them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,13 +43,14 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Say what the gradients of runs did, and what is the matter with them.
+    """Say what the gradients of runs did, and what is wrong.
 
     Works on any run that GradGuard and a TensorBoardLogger recorded.
     """
-    from gradguard.report.command import Wanted, report
+    from gradguard.report import command
 
-    wanted = Wanted(
+    command.report(
+        [Path(run) for run in runs],
         as_json=as_json,
         html=html,
         figure=figure,
@@ -57,4 +58,3 @@ def report(
         steps=steps,
         parameters=parameters,
     )
-    report([Path(run) for run in runs], wanted)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gradguard.cli.options import count, flag
+from gradguard.cli.options import Jobs, count, flag
 
 
 def reproduce(
@@ -18,7 +18,7 @@ def reproduce(
         bool,
         flag("--quick", help="One seed, a few minutes on two cores."),
     ] = False,
-    jobs: Annotated[int, count("--jobs", help="Runs at a time.")] = 2,
+    jobs: Jobs = 2,
     seeds: Annotated[
         int | None,
         count(
@@ -36,7 +36,7 @@ def reproduce(
         flag("--list", help="List the experiments."),
     ] = False,
 ) -> None:
-    """Run the experiments of the source documents and judge their claims.
+    """Run the experiments of five documents and judge their claims.
 
     A claim that does not hold is a result. Exit code 1 says that a number left the band
     of our own earlier measurements.

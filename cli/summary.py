@@ -1,4 +1,4 @@
-"""What a run came to, as tables of at most 80 columns."""
+"""The tables that `gradguard train` ends with, at most 80 columns wide."""
 
 import shlex
 
@@ -14,7 +14,7 @@ from gradguard.report.table import finding_lines
 
 
 def show(outcome: Outcome, console: Console) -> None:
-    """Print the outcome, what is wrong with it, and last what to look at it with."""
+    """Print metrics, gradients, serious findings, and the commands that show the run."""
     console.print(metrics_table(outcome))
     console.print(gradients_table(outcome))
     serious = [
@@ -35,7 +35,7 @@ def show(outcome: Outcome, console: Console) -> None:
 
 
 def metrics_table(outcome: Outcome) -> Table:
-    """Return the final metrics on the training and the test set, a row each."""
+    """Return a row for each final metric: its value on the training and the test set."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(outcome.experiment.name, min_width=22)
     table.add_column("train", justify="right", min_width=10)
@@ -46,7 +46,7 @@ def metrics_table(outcome: Outcome) -> Table:
 
 
 def gradients_table(outcome: Outcome) -> Table:
-    """Return what happened to the gradients, a row for each fact."""
+    """Return a row for each fact about the gradients: steps, clipping, norms."""
     records = outcome.records
     first_nonfinite = outcome.first_nonfinite_loss
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
@@ -68,7 +68,7 @@ def gradients_table(outcome: Outcome) -> Table:
 
 
 def _totals(records: Records) -> str:
-    """Sum up the finite ones; the rest are counted in a row of their own."""
+    """Return the first, the median and the largest of the finite totals, in words."""
     totals = records.total_before[np.isfinite(records.total_before)]
     if not len(totals):
         return "never finite"

@@ -2,29 +2,34 @@
 
 from typing import Annotated
 
-from gradguard.cli.options import ClipOrder, Config, Model, PerParameter, flag, text
+import typer
+
+from gradguard.cli.options import (
+    BatchSize,
+    ClipNorm,
+    ClipOrder,
+    ClipValue,
+    Config,
+    LogDir,
+    Lr,
+    MaxEpochs,
+    Model,
+    PerParameter,
+    Seed,
+    Set,
+    assigned,
+    flag,
+    text,
+)
 
 
 def train(
+    context: typer.Context,
     *,
     model: Model = None,
     config: Config = None,
-    clip_norm: Annotated[
-        str | None,
-        text(
-            "--clip-norm",
-            metavar="NUMBER",
-            help="Largest L2 norm of all gradients together.",
-        ),
-    ] = None,
-    clip_value: Annotated[
-        str | None,
-        text(
-            "--clip-value",
-            metavar="NUMBER",
-            help="Largest absolute value of a gradient's element.",
-        ),
-    ] = None,
+    clip_norm: ClipNorm = None,
+    clip_value: ClipValue = None,
     clip_order: ClipOrder = None,
     per_parameter: PerParameter = False,
     clip: Annotated[
@@ -56,7 +61,7 @@ def train(
         text(
             "--max-consecutive-skips",
             metavar="NUMBER",
-            help="So many skips in a row are let pass (default: 10).",
+            help="More skips in a row than this end the run (default: 10).",
         ),
     ] = None,
     layer_statistics: Annotated[
@@ -72,7 +77,7 @@ def train(
         text("--devices", metavar="NUMBER", help="How many, or which: 2; 0,1; auto."),
     ] = None,
     num_nodes: Annotated[
-        str | None, text("--num-nodes", metavar="NUMBER", help="Machines.")
+        str | None, text("--num-nodes", metavar="NUMBER", help="How many machines.")
     ] = None,
     strategy: Annotated[
         str | None,
@@ -86,33 +91,19 @@ def train(
             help="32-true, 16-mixed, bf16-mixed, 64-true, ...",
         ),
     ] = None,
-    max_epochs: Annotated[
-        str | None,
-        text("--max-epochs", metavar="NUMBER", help="Passes over the training data."),
-    ] = None,
-    batch_size: Annotated[
-        str | None,
-        text("--batch-size", metavar="NUMBER", help="Samples per optimizer step."),
-    ] = None,
-    lr: Annotated[
-        str | None, text("--lr", metavar="NUMBER", help="Learning rate.")
-    ] = None,
+    max_epochs: MaxEpochs = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
     optimizer: Annotated[
         str | None,
         text("--optimizer", metavar="NAME", help="sgd, adam, adamw or rmsprop."),
     ] = None,
     weight_decay: Annotated[
         str | None,
-        text("--weight-decay", metavar="NUMBER", help="Of the optimizer."),
+        text("--weight-decay", metavar="NUMBER", help="Weight decay of the optimizer."),
     ] = None,
-    seed: Annotated[
-        str | None,
-        text("--seed", metavar="NUMBER", help="Of weights and shuffling."),
-    ] = None,
-    log_dir: Annotated[
-        str | None,
-        text("--log-dir", metavar="DIRECTORY", help="Where runs go (default: runs)."),
-    ] = None,
+    seed: Seed = None,
+    log_dir: LogDir = None,
     log_every_n_steps: Annotated[
         str | None,
         text(
@@ -129,16 +120,9 @@ def train(
             help="Go on from an earlier run's checkpoint.",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        text(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any setting of a config, as model.depth=30; repeatable.",
-        ),
-    ] = None,
+    settings: Set = None,
 ) -> None:
-    """Train a model and record its gradients before and after clipping.
+    """Train a model; record its gradients before and after clipping.
 
     Settings come from the model's own config, then --config, then --set, then the other
     options; the last one counts.
@@ -147,26 +131,9 @@ def train(
 
     from gradguard.experiments.resolve import clip_list, resolve
 
-    shorthands = {
-        "trainer.accelerator": accelerator,
-        "trainer.devices": devices,
-        "trainer.num_nodes": num_nodes,
-        "trainer.strategy": strategy,
-        "trainer.precision": precision,
-        "trainer.max_epochs": max_epochs,
-        "trainer.log_every_n_steps": log_every_n_steps,
-        "data.batch_size": batch_size,
-        "model.lr": lr,
-        "model.optimizer": optimizer,
-        "model.weight_decay": weight_decay,
-        "seed": seed,
-        "on_nonfinite": on_nonfinite,
-        "max_consecutive_skips": max_consecutive_skips,
-    }
-    given = [f"{key}={text}" for key, text in shorthands.items() if text is not None]
     experiment = resolve(
         config=config,
-        assignments=[*(settings or []), *given],
+        assignments=[*(settings or ()), *assigned(context)],
         values={
             "model.name": model,
             "log_dir": log_dir,

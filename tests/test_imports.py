@@ -36,7 +36,7 @@ HOUSE = {
     "hooks": ("torch", "gradients clipping"),
     "fit": (
         "numpy torch",
-        "errors records gradients clipping guard tensorboard hooks",
+        "errors names records gradients clipping guard tensorboard hooks",
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),
     "attach": ("", "names clipping callback"),

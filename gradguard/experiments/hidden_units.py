@@ -20,7 +20,7 @@ class HasUnits(Protocol):
     def activation(self) -> Literal["relu", "tanh", "sigmoid"]: ...  # noqa: D102 (above)
 
     def activations(self, rows: Tensor, /) -> list[Tensor]:
-        """Return what the units give for N rows: a tensor `[N, ..., units]` a layer."""
+        """Return the outputs of the units for N rows: `[N, ..., units]` for each layer."""
         ...
 
 

@@ -15,7 +15,7 @@ _PARTS = {"state_dict", "optimizer_states", "epoch", "global_step"}
 
 
 def require_resumable(path: str, *, model: LightningModule, trainer: Trainer) -> None:
-    """Do nothing if training can go on from the checkpoint.
+    """Refuse a checkpoint from which training cannot go on.
 
     Args:
         path: The checkpoint.

@@ -19,8 +19,7 @@ from gradguard.errors import ConfigError, Interrupted
 from gradguard.experiments.build import Data, build
 from gradguard.experiments.config import Experiment
 from gradguard.experiments.hidden_units import HasUnits, stuck_units
-from gradguard.experiments.progress import Progress
-from gradguard.experiments.quiet import quiet
+from gradguard.experiments.quiet import Progress, quiet
 from gradguard.experiments.resolve import dump
 from gradguard.experiments.resume import require_resumable
 from gradguard.output import require_writable
@@ -31,7 +30,7 @@ from gradguard.tensorboard.reader import read_recordings
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to; that it diverged is an outcome too.
+    """What a run came to; divergence is an outcome too.
 
     Attributes:
         experiment: What was run.
@@ -65,7 +64,7 @@ class Outcome:
 def run(
     experiment: Experiment, *, resume: str | None = None, progress: bool = True
 ) -> Outcome | None:
-    """Train and evaluate; return the outcome, on processes of rank above zero None.
+    """Train and evaluate an experiment; return the outcome, or None on ranks above zero.
 
     Args:
         experiment: What to run.
@@ -168,7 +167,7 @@ def _evaluate(
 
 
 class _Units(Callback):
-    """Looks at the hidden units over the rows evaluated first, the training set's."""
+    """Keeps the shares of stuck hidden units over the first rows: the training set."""
 
     def __init__(self) -> None:
         self.shares: dict[str, float] = {}

@@ -52,7 +52,7 @@ def each(
 
 
 class _Worker:
-    """A process at the other end of a pipe; it ends when the pipe does."""
+    """A process that takes tasks from a pipe, and ends when the pipe is closed."""
 
     def __init__(self, do: Callable[[Any], Any]) -> None:
         self.connection, theirs = _PROCESSES.Pipe()
@@ -62,14 +62,14 @@ class _Worker:
         theirs.close()
 
     def obituary(self) -> RuntimeError:
-        """Say how the process ended, once it has."""
+        """Wait for the process to end; return the error that says how it ended."""
         self.process.join()
         return RuntimeError(f"its process died, exit code {self.process.exitcode}")
 
 
 @contextlib.contextmanager
 def _ctrl_c_ignored() -> Iterator[None]:
-    """Let processes started meanwhile inherit deafness: Ctrl-C is for the parent."""
+    """Start child processes with SIGINT ignored: Ctrl-C is handled by the parent."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

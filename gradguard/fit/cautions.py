@@ -7,8 +7,7 @@ from gradguard.clipping.policy import Policy, in_words
 from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import parameters_of
 from gradguard.hooks.overrides import overrides
-
-_MAX_NAMED = 3
+from gradguard.names import named
 
 
 def cautions(trainer: Any, module: Any, policies: Sequence[Policy]) -> Iterator[str]:
@@ -32,9 +31,8 @@ def cautions(trainer: Any, module: Any, policies: Sequence[Policy]) -> Iterator[
         )
     free = unoptimized(trainer, module)
     if free:
-        more = f" and {len(free) - _MAX_NAMED} more" if free[_MAX_NAMED:] else ""
         yield (
-            f"no optimizer holds {', '.join(free[:_MAX_NAMED])}{more}, so nothing "
+            f"no optimizer holds {named(free)}, so nothing "
             "trains or records them: give them to one in configure_optimizers, or "
             "freeze them with requires_grad_(False)"
         )
@@ -109,12 +107,11 @@ def unseen(optimizer: object, wanted: Wanted) -> str:
 
 def updates_elsewhere(optimizer: object, names: Sequence[str], wanted: Wanted) -> str:
     """Return what to say of an optimizer that steps where gradguard cannot follow."""
-    more = f" and {len(names) - _MAX_NAMED} more" if names[_MAX_NAMED:] else ""
     lacks = (
         f"{wanted.asks} has no effect there" if wanted.asks else "that is not recorded"
     )
     return (
-        f"{type(optimizer).__name__} updates {', '.join(names[:_MAX_NAMED])}{more} "
+        f"{type(optimizer).__name__} updates {named(names)} "
         "inside the backward pass, or is one of many optimizers that the Trainer does "
         f"not know, so {lacks}: return one optimizer of them all from "
         "configure_optimizers"

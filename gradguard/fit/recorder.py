@@ -19,10 +19,10 @@ from gradguard.gradients.norms import Gradients
 from gradguard.gradients.scaling import (
     after_unless_skipped,
     scale_at_update,
-    scale_in_force,
     unscale_at_update,
     unscaled,
 )
+from gradguard.hooks.loss_scale import scale_in_force
 from gradguard.hooks.tensor_hooks import BeforeTensorHooks
 from gradguard.hooks.update import Update
 from gradguard.records.intervals import LOSS_SCALE, threshold_tag

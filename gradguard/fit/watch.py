@@ -23,7 +23,6 @@ from gradguard.fit.parts import Parts, parts_of, schema_of
 from gradguard.fit.recorder import StepRecorder
 from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import parameters_of
-from gradguard.gradients.scaling import loss_scale, uses_scaler
 from gradguard.hooks.backward import (
     at_backward_end,
     gradients_complete,
@@ -31,6 +30,7 @@ from gradguard.hooks.backward import (
 )
 from gradguard.hooks.clip_call import at_clip_call
 from gradguard.hooks.deepspeed import Fragments, at_engine_step, engine_of
+from gradguard.hooks.loss_scale import loss_scale, uses_scaler
 from gradguard.hooks.moment import (
     AFTER_BACKWARD,
     BACKWARD_END,

@@ -19,7 +19,7 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks
 from gradguard.clipping.fixed import ClipNorm
 from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.norms import Gradients
-from gradguard.gradients.scaling import uses_scaler
+from gradguard.hooks.loss_scale import uses_scaler
 from gradguard.hooks.moment import BEFORE_OPTIMIZER_STEP, Mode, moment_of
 from gradguard.hooks.overrides import overrides
 

@@ -13,7 +13,7 @@ _MATRIX = 2  # dimensions
 
 
 class Observer:
-    """Sees the outputs of the modules that hold parameters, and the gradients there.
+    """Sees the outputs of all modules that hold parameters, and their gradients.
 
     Args:
         model: What is observed.
@@ -26,7 +26,7 @@ class Observer:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Observe the passes that are made meanwhile."""
+        """Observe the passes made until the context ends."""
         handles = [
             module.register_forward_hook(self._at(name))
             for name, module in self.model.named_modules()
@@ -39,7 +39,7 @@ class Observer:
                 handle.remove()
 
     def inspection(self, *, subject: str, loss: float, loss_of: str) -> Inspection:
-        """Return what has been seen, once there are gradients."""
+        """Return the inspection of the passes observed; there must be gradients."""
         return Inspection(
             subject=subject,
             loss=loss,

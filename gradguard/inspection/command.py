@@ -1,7 +1,6 @@
 """One inspection from options to output: check them, pass, print, draw."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from rich.console import Console
 
@@ -10,27 +9,22 @@ from gradguard.inspection.table import document, print_inspection
 from gradguard.output import PICTURES, writable
 
 
-class Wanted(NamedTuple):
-    """What an inspection should come to.
+def inspect(
+    make: Callable[[], Inspection], *, as_json: bool = False, figure: str | None = None
+) -> None:
+    """Make the inspection, print it, draw it.
 
-    Attributes:
+    Args:
+        make: Passes a batch forward and backward; not called if an option is wrong.
         as_json: Whether to print JSON in place of a table.
         figure: File of the picture, if one is wanted.
-    """
-
-    as_json: bool = False
-    figure: str | None = None
-
-
-def inspect(make: Callable[[], Inspection], wanted: Wanted) -> None:
-    """Make the inspection, print it, draw it.
 
     Raises:
         ConfigError: If an option is wrong, or there is nothing to inspect.
     """
-    file = writable(wanted.figure, option="--figure", suffixes=PICTURES)
+    file = writable(figure, option="--figure", suffixes=PICTURES)
     inspection = make()
-    if wanted.as_json:
+    if as_json:
         print(document(inspection))  # noqa: T201 (the console would wrap it)
     else:
         print_inspection(

@@ -78,13 +78,10 @@ class Inspection:
         return tuple(longest) if len(longest) > 1 else ()
 
     def factors(self, kind: str) -> dict[str, float]:
-        """Return what is left of a norm from each layer of the chain to the one before.
+        """Return norm / norm of the next layer, by name, along the chain but for its last.
 
         Args:
             kind: Which norm, `norm_before` or `signal_before`.
-
-        Returns:
-            norm / norm of the next layer, by name: all layers of the chain but the last.
         """
         norms = [getattr(layer, kind) for layer in self.chain]
         return {
@@ -103,7 +100,7 @@ class Inspection:
 
     @property
     def first_to_last(self) -> float:
-        """The norm of the first weight's gradient / that of the last one of the chain."""
+        """||gradient of the first weight|| / ||gradient of the chain's last weight||."""
         if not self.chain:
             return math.nan
         return ratio(self.layers[0].norm_before, self.chain[-1].norm_before)

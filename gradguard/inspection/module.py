@@ -1,4 +1,4 @@
-"""A module of the user's, inspected: found, built, and given a batch."""
+"""Inspect a module of the user's: import it, build it, give it a batch."""
 
 import inspect
 import sys
@@ -19,7 +19,7 @@ _SEEDS = 2**32  # as many as numpy takes
 
 
 def inspect_module(path: str, *, arguments: Iterable[str], seed: str) -> Inspection:
-    """Return the passes of a module of the user's over a batch of its own.
+    """Inspect a module of the user's on a batch that the module brings.
 
     That is the first batch of its `train_dataloader`, and the loss of its
     `training_step`; or else its `example_input_array`, and the mean of the output with random signs.
@@ -50,10 +50,10 @@ def inspect_module(path: str, *, arguments: Iterable[str], seed: str) -> Inspect
 
 
 def require_unused(options: Mapping[str, object]) -> None:
-    """Do nothing if none of the options is given, which only bundled models take.
+    """Refuse options that only bundled models take.
 
     Raises:
-        ConfigError: If one is.
+        ConfigError: If one of the options is given.
     """
     for option, value in options.items():
         if value is not None:

@@ -17,7 +17,7 @@ from gradguard.inspection.layers import Inspection
 
 
 def by_trainer(module: Any, batches: Any, *, subject: str, rows: str) -> Inspection:
-    """Return the pass of `training_step` over the first batch, made by a real Trainer.
+    """Inspect one `training_step` and its backward pass, run by a real Trainer.
 
     Args:
         module: A LightningModule.
@@ -63,7 +63,7 @@ def _is_refusal(error: Exception) -> bool:
 
 
 class _Measured(Exception):  # noqa: N818 (an ending, not an error)
-    """There are gradients; a step would change the weights."""
+    """Ends the fit after the backward pass, before a step changes the weights."""
 
 
 class _StopAfterBackward(Callback):
@@ -85,7 +85,7 @@ class _StopAfterBackward(Callback):
 
 
 def by_example(module: nn.Module, example: Any, *, subject: str) -> Inspection:
-    """Return the pass of the mean, with random signs, of what a module gives for an example.
+    """Inspect one `forward`; the loss is the mean of the output, with random signs.
 
     Args:
         module: Any module.

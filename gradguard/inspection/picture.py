@@ -11,7 +11,7 @@ _MOST_NAMES = 24  # on one axis
 
 
 def draw(inspection: Inspection, file: Path) -> None:
-    """Write the norms of all layers, from the input on the left, on a log axis.
+    """Write a picture of all layers' norms on a log axis, the input on the left.
 
     A norm that is 0 or not finite has no place there: a mark at the edge says so.
 

@@ -1,4 +1,4 @@
-"""A bundled experiment, inspected."""
+"""Inspect a bundled experiment."""
 
 from lightning.pytorch import seed_everything
 
@@ -9,7 +9,7 @@ from gradguard.inspection.passes import by_trainer
 
 
 def inspect_experiment(experiment: Experiment, *, full_batch: bool) -> Inspection:
-    """Return the passes of a bundled model over its first batch, or all training rows.
+    """Inspect a bundled model on its first batch, or on all training rows.
 
     Raises:
         ConfigError: If the settings do not fit each other.

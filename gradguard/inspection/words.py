@@ -12,7 +12,7 @@ _HEALTHY = 1e3
 
 
 def sentences(inspection: Inspection) -> Iterator[str]:
-    """Yield what the loss is of, what happens from layer to layer, and through time."""
+    """Yield sentences on the loss, and on norms from layer to layer and through time."""
     yield f"loss {inspection.loss:.4g}: {inspection.loss_of}"
     yield _activations(inspection)
     if inspection.chain:

@@ -97,7 +97,7 @@ class DeepMLP(LightningModule):
         return logits.squeeze(-1)
 
     def activations(self, points: Tensor) -> list[Tensor]:
-        """Return what the units of each hidden layer give, `[N, width]` each."""
+        """Return the outputs of each hidden layer's units, `[N, width]` each."""
         given, hidden = [], points
         for layer in cast(list[HiddenLayer], self.hidden):
             given.append(layer.activate(hidden))

@@ -63,7 +63,7 @@ class MLP(LightningModule):
         return predicted.squeeze(-1)
 
     def activations(self, x: Tensor) -> list[Tensor]:
-        """Return what the hidden units give, one tensor `[N, width]`."""
+        """Return the outputs of the hidden units, one tensor `[N, width]`."""
         return [relu(self.hidden(x))]
 
     @override

@@ -73,7 +73,7 @@ class SRN(LightningModule):
         return states
 
     def activations(self, digits: Tensor) -> list[Tensor]:
-        """Return what the hidden units give at every step, one tensor `[N, L, 32]`."""
+        """Return the outputs of the hidden units at every step, one tensor `[N, L, 32]`."""
         return [self.hidden_states(digits)]
 
     @override

@@ -1,7 +1,6 @@
 """One report from options to output: check them, read, print, write."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 
@@ -12,35 +11,33 @@ from gradguard.report.table import print_report
 from gradguard.report.view import View, view
 
 
-class Wanted(NamedTuple):
-    """What a report should come to.
+def report(
+    paths: list[Path],
+    *,
+    as_json: bool = False,
+    html: str | None = None,
+    figure: str | None = None,
+    by_layer: bool = False,
+    steps: str | None = None,
+    parameters: str | None = None,
+) -> None:
+    """Print what the gradients of the runs at or below the paths did.
 
-    Attributes:
+    Args:
+        paths: Directories of runs, or ones above them.
         as_json: Whether to print JSON in place of tables.
-        html: File of the page, if one is wanted.
-        figure: File of the picture, if one is wanted.
+        html: File of the page, if one is
+        figure: File of the picture, if one is
         by_layer: Whether to print tables by layer.
         steps: Steps in view, as "40" or "40:100".
         parameters: Parameters in view, a regular expression.
-    """
-
-    as_json: bool = False
-    html: str | None = None
-    figure: str | None = None
-    by_layer: bool = False
-    steps: str | None = None
-    parameters: str | None = None
-
-
-def report(paths: list[Path], wanted: Wanted) -> None:
-    """Report the runs at or below the paths.
 
     Raises:
         ConfigError: If an option or a path is wrong; nothing has been printed then.
     """
-    shown = view(steps=wanted.steps, parameters=wanted.parameters)
-    page_file = writable(wanted.html, option="--html", suffixes=(".html", ".htm"))
-    figure_file = writable(wanted.figure, option="--figure", suffixes=PICTURES)
+    shown = view(steps=steps, parameters=parameters)
+    page_file = writable(html, option="--html", suffixes=(".html", ".htm"))
+    figure_file = writable(figure, option="--figure", suffixes=PICTURES)
     found = find_runs(paths)
     _require_in_view(found, shown)
     if figure_file:
@@ -51,11 +48,11 @@ def report(paths: list[Path], wanted: Wanted) -> None:
         from gradguard.report.page import page  # noqa: PLC0415 (it is 5 MB)
 
         page_file.write_text(page(found, view=shown), encoding="utf-8")
-    if wanted.as_json:
+    if as_json:
         print(document(found, view=shown))  # noqa: T201 (the console would wrap it)
     else:
         console = Console(markup=False, highlight=False, emoji=False)
-        print_report(found, console, view=shown, by_layer=wanted.by_layer)
+        print_report(found, console, view=shown, by_layer=by_layer)
     _say_where([file for file in (page_file, figure_file) if file])
 
 

@@ -1,4 +1,4 @@
-"""Run the studies that are asked for, and show them as far as they got."""
+"""Run studies in parallel, write their page, print a summary."""
 
 import shlex
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ def _make(output: Path) -> None:
 def _run(
     tasks: Sequence[Task], *, jobs: int
 ) -> tuple[dict[Task, TrialResult], list[str]]:
-    """Run them all, or as many as there was time for until Ctrl-C."""
+    """Run the tasks until the last or Ctrl-C; return their results and what failed."""
     runs: dict[Task, TrialResult] = {}
     failures: list[str] = []
     with runs_bar(Console(stderr=True)) as bar:

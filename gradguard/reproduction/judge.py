@@ -1,4 +1,4 @@
-"""Whether a claim holds, and which of our own bands are left."""
+"""Whether a claim holds, and which of our own bands its numbers have left."""
 
 from collections.abc import Iterator
 
@@ -35,7 +35,7 @@ def verdict(study: Study, results: Results) -> str:
 
 
 def against(study: Study, results: Results) -> list[str]:
-    """Return what the claim comes to where it does not hold, a sentence each."""
+    """Return a sentence for each band of the claim that does not hold in every seed."""
     return [
         f"{band.trial}: {HEADINGS[band.number]} is "
         f"{spread(results, trial=band.trial, number=band.number)}, where the claim "
@@ -47,7 +47,7 @@ def against(study: Study, results: Results) -> list[str]:
 
 
 def left(study: Study, results: Results) -> list[str]:
-    """Return our own bands that are left, a sentence each, with the seeds."""
+    """Return a sentence for each of our own bands and each seed outside the band."""
     return [
         sentence for band in study.bands for sentence in _left(band, study, results)
     ]

@@ -17,7 +17,7 @@ _EARLY = slice(40)  # steps that the source plots of it
 _GONE = 1e-3
 
 
-def of_outcome(outcome: Outcome, recording: Recording) -> dict[str, float]:
+def of_outcome(outcome: Outcome) -> dict[str, float]:
     """Return every number in `HEADINGS` that the run has."""
     model, data, _ = build(outcome.experiment)
     data.setup("fit")
@@ -30,15 +30,15 @@ def of_outcome(outcome: Outcome, recording: Recording) -> dict[str, float]:
     return {
         **scores,
         **outcome.units,
-        **of_records(recording.records, model, steps_per_epoch=steps_per_epoch),
-        **of_epochs(recording),
+        **of_records(outcome.records, model, steps_per_epoch=steps_per_epoch),
+        **of_epochs(outcome.recording),
     }
 
 
 def of_records(
     records: Records, model: nn.Module, *, steps_per_epoch: int
 ) -> dict[str, float]:
-    """Return what follows from the norms and losses of all steps of the model."""
+    """Return the numbers that follow from the norms and losses of all steps."""
     bad = records.steps[~np.isfinite(records.loss)]
     finite = records.total_before[np.isfinite(records.total_before)]
     elements = np.array([model.get_parameter(name).numel() for name in records.names])
@@ -75,7 +75,7 @@ def of_layers(records: Records, *, steps_per_epoch: int) -> dict[str, float]:
 
 
 def of_recurrence(records: Records) -> dict[str, float]:
-    """Return what became of the joint norm of W, U and b of an SRN."""
+    """Return how the joint norm of W, U and b of an SRN grows, then vanishes."""
     names = ("cell.W", "cell.U", "cell.b")
     if not set(names) <= set(records.names):
         return {}
@@ -121,7 +121,7 @@ def of_epochs(recording: Recording) -> dict[str, float]:
 def _epoch_below(
     level: float, loss: NDArray[np.float32], steps_per_epoch: int
 ) -> float:
-    """Return the first epoch, from 1, whose losses are below that on average."""
+    """Return the first epoch, from 1, of mean loss below `level`; Inf if none is."""
     whole = len(loss) // steps_per_epoch * steps_per_epoch
     means = loss[:whole].reshape(-1, steps_per_epoch).mean(axis=1)
     below = np.flatnonzero(means < level)
@@ -129,7 +129,7 @@ def _epoch_below(
 
 
 def _faded(norm: NDArray[np.float64], steps_per_epoch: int) -> float:
-    """Return the last epoch's median norm over the first one's."""
+    """Return the last epoch's median norm / the first epoch's median norm."""
     first, last = norm[:steps_per_epoch], norm[-steps_per_epoch:]
     return float(np.median(last) / np.median(first))
 

@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "lightning", "numpy", "scikit-learn")
 
 @dataclass(frozen=True)
 class Settings:
-    """How the page came about.
+    """The options of the run that made a page.
 
     Attributes:
         names: The studies that were asked for; none for all.
@@ -33,7 +33,7 @@ class Settings:
 
     @property
     def command(self) -> str:
-        """The command line that repeats it."""
+        """The command line that makes the page again."""
         words = ["gradguard", "reproduce", *self.names, *["--quick"] * self.quick]
         return " ".join([*words, "--seeds", str(self.seeds)])
 

@@ -26,7 +26,7 @@ STUDIES = {
 
 
 def select(names: Sequence[str]) -> list[Study]:
-    """Return the studies of these names, all of them where none is given.
+    """Return the studies of these names, or all studies if no name is given.
 
     Raises:
         ConfigError: If there is none of a name.

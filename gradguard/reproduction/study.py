@@ -23,7 +23,7 @@ class Trial:
         config: Bundled config that it starts from.
         assignments: What it changes there, as `--set` takes it.
         first_step_only: Whether one backward pass over all the data is all it needs.
-        compute: "module:function" that returns its numbers, where nothing is trained.
+        compute: Returns its numbers, where nothing is trained; it is pickled.
         quick: Whether `--quick` runs it too.
     """
 
@@ -31,12 +31,12 @@ class Trial:
     config: str = ""
     assignments: tuple[str, ...] = ()
     first_step_only: bool = False
-    compute: str = ""
+    compute: Callable[[], dict[str, float]] | None = None
     quick: bool = True
 
     @property
     def command(self) -> str:
-        """The command that repeats it; empty where it computes."""
+        """The command line that repeats the trial; "" if nothing is trained."""
         if self.compute:
             return ""
         words = ["gradguard", "inspect" if self.first_step_only else "train"]
@@ -82,7 +82,7 @@ class Band:
     high: float | str = inf
 
     def holds(self, runs: OneSeed) -> bool:
-        """Say whether it holds among the runs of one seed."""
+        """Whether the number is within the bounds, among the runs of one seed."""
         low, high = (self._bound(bound, runs) for bound in (self.low, self.high))
         return low <= runs[self.trial].numbers[self.number] <= high
 
@@ -104,7 +104,7 @@ class Band:
 
     @property
     def trials(self) -> set[str]:
-        """Labels of the trials it speaks of."""
+        """Labels of the trials whose numbers the band compares."""
         return {self.trial} | {b for b in (self.low, self.high) if isinstance(b, str)}
 
 

@@ -15,14 +15,13 @@ from gradguard.records.recording import Recording
 from gradguard.records.records import Records
 from gradguard.reproduction import measure
 from gradguard.reproduction.study import Trial, TrialResult
-from gradguard.tensorboard.reader import read_recordings
 
 # Neither changes a number: fewer, larger writes take half the time.
 _CHEAP = ("trainer.accelerator=cpu", "trainer.log_every_n_steps=1000")
 
 
 def train(trial: Trial, *, seed: int, log_dir: str) -> TrialResult:
-    """Train and evaluate; what it wrote is not needed once it is measured."""
+    """Train, evaluate and measure a trial; its files are not needed afterwards."""
     torch.set_num_threads(1)  # as many processes as cores: threads would only wait
     experiment = resolve(
         config=trial.config,
@@ -33,9 +32,8 @@ def train(trial: Trial, *, seed: int, log_dir: str) -> TrialResult:
         warnings.simplefilter("ignore")  # of runs that overflow on purpose
         outcome = run(experiment, progress=False)
     assert outcome is not None  # there is one process
-    (recording,) = read_recordings(outcome.run_dir).values()
-    numbers = measure.of_outcome(outcome, recording)
-    return TrialResult(numbers, recording, diagnose(recording))
+    numbers = measure.of_outcome(outcome)
+    return TrialResult(numbers, outcome.recording, diagnose(outcome.recording))
 
 
 def first_step(trial: Trial, *, seed: int) -> TrialResult:

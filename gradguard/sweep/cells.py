@@ -41,7 +41,7 @@ class Summary:
         return sum(result.diverged for result in self.ended)
 
     def spread(self, part: str, name: str) -> Spread | None:
-        """Return the spread of `train`, `test` or `units` over the finite runs."""
+        """Return the spread of one number of "train", "test" or "units", where finite."""
         return _spread([getattr(one, part).get(name, math.nan) for one in self.ended])
 
     @property
@@ -50,7 +50,7 @@ class Summary:
         return _spread([result.clip_fraction for result in self.ended])
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the table shows, and each run, as JSON has it."""
+        """Return the cell, its runs and the numbers of the table, ready for JSON."""
         parts = {
             part: {
                 name: _as_dict(self.spread(part, name)) for name in names(self, part)
@@ -83,7 +83,7 @@ def varied(cells: Sequence[Cell]) -> list[str]:
 
 
 def names(summary: Summary, part: str) -> list[str]:
-    """Return what `train`, `test` or `units` of some run has, in its order."""
+    """Return the names in `part` of the results: "train", "test" or "units"."""
     return list(
         dict.fromkeys(name for one in summary.ended for name in getattr(one, part))
     )

@@ -43,7 +43,7 @@ class Cell:
 
 
 def points(text: str) -> list[Point]:
-    """Return a point for each of the values after the sign, separated by commas.
+    """Return a point for each value of "KEY=VALUE,VALUE,...".
 
     Raises:
         ConfigError: If the text is not KEY=VALUES.
@@ -64,7 +64,7 @@ def points(text: str) -> list[Point]:
 def clip_points(
     norm: str | None, value: str | None, *, order: str | None, per_parameter: bool
 ) -> list[Point]:
-    """Return a point for each pair of a norm and a value to clip at; "none" is neither.
+    """Return a point for each pair of a largest norm and a largest value, or "none".
 
     Args:
         norm: Largest norms, separated by commas.

@@ -56,7 +56,7 @@ def draw(summaries: tuple[Summary, ...], file: Path) -> None:
 
 
 def _places(values: Sequence[Any]) -> dict[str, float]:
-    """Return where on the axis each value stands, by what is shown of it.
+    """Return the place of each value on the x axis, by the value's label.
 
     Numbers stand where they are, and "none" to their right, as the clip that is
     infinitely large. Other values stand side by side.

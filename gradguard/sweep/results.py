@@ -16,7 +16,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Result:
-    """The end of one run.
+    """What one run came to: metrics, stuck units, clipping.
 
     Attributes:
         train: Final metrics by name over the training set; NaN if the run diverged.
@@ -48,7 +48,7 @@ class Result:
 
 
 def path(experiment: Experiment) -> Path:
-    """Return where the result of a run is kept: a name for all that decides it.
+    """Return the file of a run's result, named by a hash of the settings that decide it.
 
     That is every setting but names, directories, and what is written how often.
     """

@@ -1,4 +1,4 @@
-"""Run what of a sweep is not on disk yet."""
+"""Run the experiments of a sweep that have no result on disk."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""What a sweep came to, as a table of at most 80 columns and as JSON."""
+"""The results of a sweep, as a table of at most 80 columns and as JSON."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ _SMALL, _THOUSAND, _LARGE = 1e-2, 1e3, 1e6  # where the writing of a number chan
 
 
 def print_sweep(sweep: Sweep, console: Console) -> None:
-    """Print a row for each cell, and what the numbers are of."""
+    """Print a row for each cell, and below which runs the numbers are of."""
     console.print(table(sweep))
     console.print(_legend(sweep))
 
 
 def table(sweep: Sweep) -> Table:
-    """Return the swept values, then metrics, clipping, stuck units, diverged runs."""
+    """Return a table of swept values, metrics, clipping, stuck units, diverged runs."""
     columns = varied([one.cell for one in sweep.summaries])
     metric = headline(sweep.summaries)
     units = _all_units(sweep)
@@ -94,7 +94,7 @@ def _spread(spread: Spread | None) -> str:
 
 
 def _number(value: float) -> str:
-    """Write what has two or more digits that count, in at most seven characters.
+    """Write a number with two or more significant digits, in at most seven characters.
 
     Example:
         >>> [_number(value) for value in (0.00057, 0.123, 2.5, 20390.0, 1.5e7)]

@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from gradguard import __version__
-from gradguard.cli import app, main
+from gradguard.cli import app
+from gradguard.cli.options import SETTINGS
 from gradguard.experiments.resolve import resolve
 
 # Says, once a command has ended, what it imported and how much CPU time it took.
@@ -33,25 +34,13 @@ HELPS = [
     ("train", "--help"),
     ("report", "--help"),
     ("sweep", "--help"),
+    ("reproduce", "--help"),
     ("inspect", "--help"),
     ("configs", "--help"),
     ("configs", "show", "--help"),
 ]
 
 Call = Callable[..., tuple[object, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; give back exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    return call
 
 
 def probe(*arguments: str) -> dict[str, Any]:
@@ -170,15 +159,22 @@ def test_probe_sees_what_a_command_imports() -> None:
 
 
 @pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
-def test_help_fits_80_columns(call: Call, arguments: tuple[str, ...]) -> None:
-    _, out, _ = call(*arguments)
+def test_help_fits_80_columns(gradguard: Call, arguments: tuple[str, ...]) -> None:
+    _, out, _ = gradguard(*arguments)
 
     assert out.startswith("Usage: gradguard")
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_version_is_the_package_s(call: Call) -> None:
-    assert call("--version") == (0, f"gradguard {__version__}\n", "")
+def test_help_says_what_each_command_does_in_a_whole_sentence(gradguard: Call) -> None:
+    _, out, _ = gradguard("--help")
+    _, commands = out.split("Commands:")
+
+    assert "..." not in commands
+
+
+def test_version_is_the_package_s(gradguard: Call) -> None:
+    assert gradguard("--version") == (0, f"gradguard {__version__}\n", "")
 
 
 def test_python_m_is_the_same_command_line() -> None:
@@ -189,8 +185,10 @@ def test_python_m_is_the_same_command_line() -> None:
     assert printed == f"gradguard {__version__}\n"
 
 
-def test_configs_lists_each_with_a_sentence_on_a_line_of_80_columns(call: Call) -> None:
-    code, out, _ = call("configs")
+def test_configs_lists_each_with_a_sentence_on_a_line_of_80_columns(
+    gradguard: Call,
+) -> None:
+    code, out, _ = gradguard("configs")
     lines = {line.split()[0]: line for line in out.splitlines()}
 
     assert code == 0
@@ -198,8 +196,8 @@ def test_configs_lists_each_with_a_sentence_on_a_line_of_80_columns(call: Call) 
     assert max(map(len, lines.values())) <= 80
 
 
-def test_configs_show_prints_the_file(call: Call) -> None:
-    code, out, _ = call("configs", "show", "srn-cured")
+def test_configs_show_prints_the_file(gradguard: Call) -> None:
+    code, out, _ = gradguard("configs", "show", "srn-cured")
 
     assert code == 0
     assert out.startswith("# Clipped to norm 5")
@@ -239,7 +237,7 @@ def test_configs_show_prints_the_file(call: Call) -> None:
     ],
 )
 def test_mistake_is_one_sentence_and_leaves_nothing_behind(
-    call: Call,
+    gradguard: Call,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     arguments: str,
@@ -247,7 +245,7 @@ def test_mistake_is_one_sentence_and_leaves_nothing_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    code, out, err = call(*arguments.split())
+    code, out, err = gradguard(*arguments.split())
 
     assert code == 2
     assert out == ""
@@ -257,11 +255,22 @@ def test_mistake_is_one_sentence_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_log_dir_below_a_file_is_refused(call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "key"), SETTINGS.items(), ids=list(SETTINGS))
+def test_option_is_short_for_its_setting(gradguard: Call, name: str, key: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+
+    by_option = gradguard("train", "--model", "srn", option, "{wrong: 1}")
+    by_setting = gradguard("train", "--model", "srn", "--set", f"{key}={{wrong: 1}}")
+
+    assert by_option == by_setting
+    assert key in by_option[2]
+
+
+def test_log_dir_below_a_file_is_refused(gradguard: Call, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
 
-    code, _, err = call("train", "--model", "srn", "--log-dir", f"{file}/runs")
+    code, _, err = gradguard("train", "--model", "srn", "--log-dir", f"{file}/runs")
 
     assert code == 2
     assert err == (
@@ -269,20 +278,22 @@ def test_log_dir_below_a_file_is_refused(call: Call, tmp_path: Path) -> None:
     )
 
 
-def test_bug_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bug_keeps_its_traceback(
+    gradguard: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def resolve(**_: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("gradguard.experiments.resolve.resolve", resolve)
 
     with pytest.raises(ZeroDivisionError):
-        call("train", "--model", "srn")
+        gradguard("train", "--model", "srn")
 
 
 def test_train_prints_the_tables_and_ends_with_the_tensorboard_command(
-    call: Call, tmp_path: Path
+    gradguard: Call, tmp_path: Path
 ) -> None:
-    code, out, err = call(
+    code, out, err = gradguard(
         *("train", "--model", "srn", "--clip-norm", "5", "--max-epochs", "1"),
         *("--log-dir", str(tmp_path)),
     )
@@ -293,8 +304,10 @@ def test_train_prints_the_tables_and_ends_with_the_tensorboard_command(
     assert out.splitlines()[-1] == f"tensorboard --logdir {tmp_path}"
 
 
-def test_clip_flags_are_policies_in_their_order(call: Call, tmp_path: Path) -> None:
-    code, out, err = call(
+def test_clip_flags_are_policies_in_their_order(
+    gradguard: Call, tmp_path: Path
+) -> None:
+    code, out, err = gradguard(
         *("train", "--model", "srn", "--clip", "auto:20", "--clip", "zclip"),
         *("--clip-by-name", "*.bias=value:10", "--clip-by-name", "*=agc:0.5"),
         *("--max-epochs", "1", "--log-dir", str(tmp_path), "--on-nonfinite", "skip"),
@@ -310,8 +323,8 @@ def test_clip_flags_are_policies_in_their_order(call: Call, tmp_path: Path) -> N
     )
 
 
-def test_raise_ends_in_one_sentence(call: Call, tmp_path: Path) -> None:
-    code, _, err = call(
+def test_raise_ends_in_one_sentence(gradguard: Call, tmp_path: Path) -> None:
+    code, _, err = gradguard(
         *("train", "--config", "mlp-exploding", "--on-nonfinite", "raise"),
         *("--max-epochs", "1", "--log-dir", str(tmp_path)),
     )

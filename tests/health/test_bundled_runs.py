@@ -45,7 +45,7 @@ CURED = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    """Train a bundled experiment, each once, and read back what was recorded."""
+    """Train a bundled experiment, each once; give back what was recorded."""
 
     @cache
     def train(config: str, *assignments: str, seed: int = 0) -> Recording:
@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         )
         outcome = run(experiment)
         assert outcome is not None
-        return read_recordings(Path(outcome.run_dir))[""]
+        return outcome.recording
 
     yield train
     train.cache_clear()

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gradguard.cli import main
 from gradguard.errors import ConfigError
 from gradguard.experiments.build import build
 from gradguard.experiments.resolve import resolve
@@ -107,7 +107,7 @@ Call = Callable[..., tuple[object, str, str]]
 
 @pytest.fixture
 def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    gradguard: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Call]:
     """Run `gradguard inspect` where the user's modules are; give back code and output."""
     (tmp_path / "chains.py").write_text(MODULES)
@@ -115,13 +115,7 @@ def call(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
-    def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", "inspect", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    yield call
+    yield partial(gradguard, "inspect")
     sys.modules.pop("chains", None)
 
 

@@ -18,7 +18,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from gradguard.errors import ConfigError
 from gradguard.records.recording import STATISTICS, Epochs, Recording
 from gradguard.records.records import Floats
-from gradguard.report.command import Wanted, report
+from gradguard.report.command import report
 from gradguard.report.panels import Panel, panels, share_scale, span_of
 from gradguard.report.picture import draw
 from gradguard.report.runs import Run
@@ -47,7 +47,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(logs: Path) -> Path:
     file = logs / "report.html"
-    report([logs], Wanted(html=str(file)))
+    report([logs], html=str(file))
     return file
 
 
@@ -150,7 +150,7 @@ def test_page_says_what_the_table_says(
     opened(browser, page)
     shown = browser.find_element(By.TAG_NAME, "body").text
 
-    report([logs], Wanted(as_json=True))
+    report([logs], as_json=True)
 
     for run in json.loads(capsys.readouterr().out)["runs"]:
         assert run["suggestion"]["reason"] in shown
@@ -186,7 +186,7 @@ def test_figure_is_written_in_the_format_of_its_name(
 ) -> None:
     file = tmp_path / f"norms{suffix}"
 
-    report([logs], Wanted(figure=str(file)))
+    report([logs], figure=str(file))
 
     starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
     assert file.read_bytes().startswith(starts[suffix])
@@ -196,7 +196,7 @@ def test_figure_shows_runs_side_by_side(logs: Path, tmp_path: Path) -> None:
     widths = []
     for path in (logs / "version_0", logs):
         file = tmp_path / "norms.png"
-        report([path], Wanted(figure=str(file)))
+        report([path], figure=str(file))
         pixels = matplotlib.image.imread(file)
         widths.append(pixels.shape[1])
         # Each run's half holds more than white.
@@ -218,7 +218,7 @@ def test_command_tells_where_it_wrote(
 ) -> None:
     file = tmp_path / "norms.svg"
 
-    report([logs], Wanted(figure=str(file), as_json=True))
+    report([logs], figure=str(file), as_json=True)
 
     out, err = capsys.readouterr()
     assert err == f"wrote {file}\n"

@@ -17,7 +17,7 @@ from gradguard.health.diagnosis import diagnose
 from gradguard.health.threshold import suggest
 from gradguard.records.recording import ClipInForce
 from gradguard.records.records import LARGEST_FLOAT32_NORM
-from gradguard.report.command import Wanted, report
+from gradguard.report.command import report
 from gradguard.report.document import document
 from gradguard.report.facts import facts
 from gradguard.report.runs import Run, find_runs
@@ -199,7 +199,7 @@ def test_every_fact_stands_beside_each_run(trained: Path) -> None:
 def test_piped_command_prints_no_escape_codes(
     clipped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report([clipped], Wanted())
+    report([clipped])
 
     assert "\x1b" not in capsys.readouterr().out
 

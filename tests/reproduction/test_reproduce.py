@@ -1,11 +1,13 @@
 """`gradguard reproduce`: the documents' claims, our bands, and the page."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf, nan, sqrt
 from pathlib import Path
 
@@ -14,7 +16,6 @@ import pytest
 from matplotlib.image import imread
 from torch import nn
 
-from gradguard.cli import main
 from gradguard.experiments.resolve import resolve
 from gradguard.records.records import Records
 from gradguard.reproduction import command, measure
@@ -29,16 +30,9 @@ Call = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run `gradguard reproduce` in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", "reproduce", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    return call
+def call(gradguard: Call) -> Call:
+    """Run `gradguard reproduce`; give back exit code, stdout, stderr."""
+    return partial(gradguard, "reproduce")
 
 
 def of_seeds(label: str, *values: float) -> dict[str, dict[int, TrialResult]]:
@@ -198,7 +192,7 @@ def test_run_that_dies_is_told_and_the_others_are_on_the_page(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = STUDIES["chain"]
-    dying = tuple(replace(trial, compute="os:abort") for trial in chain.trials)
+    dying = tuple(replace(trial, compute=os.abort) for trial in chain.trials)
     monkeypatch.setitem(STUDIES, "chain", replace(chain, trials=dying))
 
     code, _, err = call("chain", "logistic-map", "--output", str(tmp_path))

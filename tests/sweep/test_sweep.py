@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from gradguard.cli import main
 from gradguard.errors import ConfigError, Interrupted
 from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import run
@@ -35,16 +35,9 @@ Call = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run `gradguard sweep` in this process; give back exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", "sweep", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    return call
+def call(gradguard: Call) -> Call:
+    """Run `gradguard sweep`; give back exit code, stdout, stderr."""
+    return partial(gradguard, "sweep")
 
 
 def norms(text: str) -> list[Any]:

@@ -2,14 +2,17 @@
 
 from functools import partial
 
-from gradguard.reproduction.claims.documents import BROWNLEE, CSDN, STABILITY
+from gradguard.reproduction.claims import vectors
+from gradguard.reproduction.claims.documents import (
+    BROWNLEE,
+    CSDN,
+    CSDN_GRADIENT,
+    STABILITY,
+)
 from gradguard.reproduction.figures import charts, sketches
 from gradguard.reproduction.study import Band, Study, Trial
 
-
-def _trial(label: str, function: str) -> Trial:
-    return Trial(label, compute=f"gradguard.reproduction.claims.vectors:{function}")
-
+_THREE_FOUR_TWELVE = partial(vectors.clipped, (3.0, 4.0), (12.0,), max_norm=1.0)
 
 _TARGET = Study(
     "mlp-target",
@@ -17,7 +20,7 @@ _TARGET = Study(
     BROWNLEE,
     "The targets have a Gaussian distribution between -400 and 400 with a mean of about "
     "zero.",
-    (_trial("all 1000", "target"),),
+    (Trial("all 1000", compute=vectors.range_of_targets),),
     ("least", "largest", "mean", "sd"),
     expected=(
         Band("all 1000", "least", low=-400),
@@ -40,10 +43,13 @@ _CLIP = Study(
     "clip_grad_norm_ on [1, 2, 3, 4, 5] with max_norm 3 gives [0.539, 1.078, .., 2.694] "
     "and the norm after clipping, 3.162.",
     (
-        _trial("as printed", "printed_clip"),
-        _trial("torch", "torch_clip"),
-        _trial("gradguard", "own_clip"),
-        _trial("the document's formula", "formula_clip"),
+        Trial("as printed", compute=vectors.clipped_as_printed),
+        Trial("torch", compute=vectors.clipped_by_torch),
+        Trial(
+            "gradguard",
+            compute=partial(vectors.clipped, CSDN_GRADIENT, max_norm=vectors.MAX_NORM),
+        ),
+        Trial("the document's formula", compute=vectors.clipped_by_formula),
     ),
     ("first", "norm", "returned"),
     expected=(
@@ -70,9 +76,15 @@ _THIRTEEN = Study(
     STABILITY,
     "Gradients are scaled by threshold / norm where they are too large, and vice versa.",
     (
-        _trial("(3, 4) and (12), norm 1", "thirteen_together"),
-        _trial("(3, 4) and (12), norm 1 per parameter", "thirteen_apart"),
-        _trial("(0.3, 0.4), norm 1", "small"),
+        Trial("(3, 4) and (12), norm 1", compute=_THREE_FOUR_TWELVE),
+        Trial(
+            "(3, 4) and (12), norm 1 per parameter",
+            compute=partial(_THREE_FOUR_TWELVE, per_parameter=True),
+        ),
+        Trial(
+            "(0.3, 0.4), norm 1",
+            compute=partial(vectors.clipped, (0.3, 0.4), max_norm=1.0),
+        ),
     ),
     ("returned", "norm", "coefficient"),
     expected=(
@@ -93,7 +105,10 @@ _CHAIN = Study(
     "0.8^50 vanishes, 1.2^50 explodes",
     STABILITY,
     "0.8^50 = 0.000014 and 1.2^50 = 9100: fifty layers vanish, or explode.",
-    (_trial("weights 0.8", "chain_of_08"), _trial("weights 1.2", "chain_of_12")),
+    tuple(
+        Trial(f"weights {weight}", compute=partial(vectors.chain, weight))
+        for weight in (0.8, 1.2)
+    ),
     ("output", "value"),
     expected=(
         Band("weights 0.8", "output", low=1.4e-5, high=1.5e-5),
@@ -113,7 +128,7 @@ _LOGISTIC = Study(
     STABILITY,
     "f(x) = 3.5 x (1 - x), applied six times, has very large derivatives, and "
     "others that are almost zero.",
-    (_trial("f", "logistic"),),
+    (Trial("f", compute=vectors.largest_slopes),),
     ("slope_1", "slope_2", "slope_3", "slope_6", "flat"),
     expected=(Band("f", "slope_6", low=1000), Band("f", "flat", low=0.01)),
     bands=(

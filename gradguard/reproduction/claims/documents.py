@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Document:
-    """One of them.
+    """A source document.
 
     Attributes:
         author: Who wrote it.

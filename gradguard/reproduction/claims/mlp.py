@@ -25,7 +25,7 @@ def _explodes(label: str) -> Band:
 
 
 def finite(label: str) -> Band:
-    """Return the band of losses that are all finite."""
+    """Return the band that holds if all losses of the trial are finite."""
     return Band(label, "nonfinite_losses", high=0)
 
 

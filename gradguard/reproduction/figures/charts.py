@@ -1,4 +1,4 @@
-"""Figures of what came out: a number for each trial, or against a setting."""
+"""Figures of measured numbers: by trial, or against a setting."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ def dots(results: Results, *, number: str) -> Figure:
 
 
 def lines(results: Results, *, numbers: Sequence[str], x: str) -> Figure:
-    """Draw numbers against what ends each label: "norm 5", "relu He, depth 30".
+    """Draw numbers against the value that ends a label: 5 of "norm 5" if `x` is "norm".
 
     A line for each number and each beginning of a label: the median over seeds, with
     their range as a band.

@@ -1,4 +1,4 @@
-"""Figures of what happened step by step: norms, losses, layers."""
+"""Figures of training step by step: norms, losses, layers."""
 
 from collections.abc import Sequence
 

@@ -5,15 +5,13 @@ from matplotlib.figure import Figure
 
 from gradguard.palette import COLORS
 from gradguard.reproduction.claims.documents import CSDN_GRADIENT, CSDN_PRINTED
-from gradguard.reproduction.claims.logistic import logistic_map
+from gradguard.reproduction.claims.vectors import logistic_map, targets
 from gradguard.reproduction.figures.style import line, panels, plain
 from gradguard.reproduction.study import Results
 
 
 def target(results: Results) -> Figure:
     """Draw the histogram of the targets, and above it their range and quartiles."""
-    from gradguard.reproduction.targets import targets  # noqa: PLC0415 (torch: seconds)
-
     del results  # nothing is random
     y = targets()
     least, low, median, high, largest = np.quantile(y, (0, 0.25, 0.5, 0.75, 1))

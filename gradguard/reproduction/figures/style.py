@@ -35,18 +35,18 @@ def panels(titles: Sequence[str], *, ylabel: str) -> tuple[Figure, list[Axes]]:
 
 
 def line(axis: Axes, x: ArrayLike, y: ArrayLike, number: int, *, label: str) -> None:
-    """Draw a line in the colour and the style of that number."""
+    """Draw a line in the colour and the style of `number`."""
     axis.plot(x, y, label=label, color=COLORS[number], linestyle=STYLES[number])
 
 
 def count(axis: Axes, label: str) -> None:
-    """Make the x axis one of whole numbers."""
+    """Label the x axis, and put its ticks at whole numbers."""
     axis.set_xlabel(label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
 def plain(axis: Axes, *, grid: Any) -> None:
-    """Leave out what is not data, but a faint grid."""
+    """Hide the frame above and to the right, and draw a faint grid."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis=grid, color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
@@ -61,7 +61,7 @@ def log_if_wide(axis: Axes, values: NDArray[np.float64]) -> None:
 
 
 def spell_out(axis: Axis) -> None:
-    """Write 20 and 500 on a short logarithmic scale, which has few powers of ten."""
+    """Put ticks at 20 and 500, too, on a logarithmic axis with few powers of ten."""
     low, high = axis.get_view_interval()
     axis.set_minor_locator(NullLocator())
     if high / low < _FEW:
