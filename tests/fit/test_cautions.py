@@ -71,7 +71,7 @@ TWICE = r"clip_gradients was called where GradGuard\(clip=ClipNorm\(.*clips as w
             partial(Unheld, 2),
             GradGuard,
             dict,
-            "no optimizer holds spare.0.weight, spare.0.bias, so nothing trains",
+            "no optimizer holds spare.0.weight and spare.0.bias, so nothing trains",
         ),
         (
             partial(Unheld, 2, 3, 4),
