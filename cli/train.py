@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from gradguard.cli.options import ClipOrder, Config, Model, PerParameter, flag, text
+from gradguard.clipping.spec import EXAMPLES
 
 
 def train(
@@ -32,7 +33,7 @@ def train(
         text(
             "--clip",
             metavar="POLICY",
-            help="norm:5, value:1, auto:10, zclip, agc:0.01; repeatable.",
+            help=f"{EXAMPLES}; repeatable.",
         ),
     ] = None,
     clip_by_name: Annotated[

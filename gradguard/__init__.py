@@ -7,6 +7,8 @@ installed plugin's package when it starts, and must start where torch is absent.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from gradguard.clipping.spec import HOMES
+
 if TYPE_CHECKING:
     from gradguard.callback import GradGuard as GradGuard
     from gradguard.clipping.agc import AdaptiveClip as AdaptiveClip
@@ -21,29 +23,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AdaptiveClip": "gradguard.clipping.agc",
-    "AutoClip": "gradguard.clipping.learned",
-    "ByName": "gradguard.clipping.by_name",
-    "ClipNorm": "gradguard.clipping.fixed",
-    "ClipValue": "gradguard.clipping.fixed",
+    **HOMES,
     "Clipper": "gradguard.clipping.clipper",
-    "NonFiniteGradientError": "gradguard.errors",
     "GradGuard": "gradguard.callback",
-    "ZClip": "gradguard.clipping.learned",
+    "NonFiniteGradientError": "gradguard.errors",
 }
 
-__all__ = [
-    "AdaptiveClip",
-    "AutoClip",
-    "ByName",
-    "ClipNorm",
-    "ClipValue",
-    "Clipper",
-    "GradGuard",
-    "NonFiniteGradientError",
-    "ZClip",
-    "__version__",
-]
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names, all of them)
 
 
 def __getattr__(name: str) -> object:

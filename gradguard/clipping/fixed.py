@@ -47,9 +47,17 @@ class ClipNorm:
     def __post_init__(self) -> None:
         require_positive("max_norm", self.max_norm)
 
-    def clip(self, gradients: Gradients, norms: Tensor, state: State) -> Tensor:
+    def thresholds(self, state: State) -> dict[str, float | Tensor]:  # noqa: ARG002 (a setting)
+        """Return `max_norm`; see `HasThresholds`."""
+        return {"": self.max_norm}
+
+    def clip(
+        self,
+        gradients: Gradients,
+        norms: Tensor,
+        state: State,  # noqa: ARG002 (nothing is learned)
+    ) -> Tensor:
         """Scale the gradients down to `max_norm`; see `Policy.clip`."""
-        state["threshold"] = self.max_norm
         size = norms if self.per_parameter else total_norm(norms)
         if size.ndim or not size.is_cpu or self.max_norm > _LARGEST_ON_HOST:
             # 1e-6 and the order of the operations are torch's: results are bit-identical.
@@ -89,9 +97,17 @@ class ClipValue:
     def __post_init__(self) -> None:
         require_positive("clip_value", self.clip_value)
 
-    def clip(self, gradients: Gradients, norms: Tensor, state: State) -> Tensor:
+    def thresholds(self, state: State) -> dict[str, float | Tensor]:  # noqa: ARG002 (a setting)
+        """Return `clip_value`; see `HasThresholds`."""
+        return {"": self.clip_value}
+
+    def clip(
+        self,
+        gradients: Gradients,
+        norms: Tensor,
+        state: State,  # noqa: ARG002 (nothing is learned)
+    ) -> Tensor:
         """Clamp the elements to +-`clip_value`; see `Policy.clip`."""
-        state["threshold"] = self.clip_value
         if not gradients.on_host:
             self._clamp(gradients)
             return gradients.norms()

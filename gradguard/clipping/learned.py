@@ -43,6 +43,10 @@ class AutoClip:
         if self.history < 1:
             raise ValueError(f"history must be at least 1, got {self.history!r}")
 
+    def thresholds(self, state: State) -> dict[str, float | Tensor]:
+        """Return the percentile, once there is one; see `HasThresholds`."""
+        return {"": state["threshold"]} if state else {}
+
     def clip(self, gradients: Gradients, norms: Tensor, state: State) -> Tensor:
         """Scale the gradients down to the percentile; see `Policy.clip`."""
         total = total_norm(norms)
@@ -93,6 +97,10 @@ class ZClip:
             raise ValueError(f"alpha must be between 0 and 1, got {self.alpha!r}")
         if self.warmup < 2:  # noqa: PLR2004 (one norm has no spread)
             raise ValueError(f"warmup must be at least 2, got {self.warmup!r}")
+
+    def thresholds(self, state: State) -> dict[str, float | Tensor]:
+        """Return the largest total let through, once there is one; see `HasThresholds`."""
+        return {"": state["threshold"]} if state else {}
 
     def clip(self, gradients: Gradients, norms: Tensor, state: State) -> Tensor:
         """Scale the gradients down where their total is an outlier; see `Policy.clip`."""

@@ -8,9 +8,8 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradguard.clipping.by_name import check
 from gradguard.clipping.clipper import Clipper
-from gradguard.clipping.policy import Policy, State
+from gradguard.clipping.policy import Policy, State, check
 from gradguard.fit.cautions import clip_in_words, unoptimized
 from gradguard.fit.epochs import EpochRows
 from gradguard.fit.ledger import Ledger

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gradguard import AutoClip, ByName, ClipNorm, Clipper, ClipValue, ZClip
-from gradguard.clipping.policy import Policy
+from gradguard.clipping.policy import Clip, Policy, scale
+from gradguard.gradients.norms import Gradients
 
 LEARNERS: list[Policy] = [
     AutoClip(10, history=30),
@@ -27,7 +28,7 @@ def net() -> nn.Module:
 class Loop:
     """A plain training loop, one batch a step, each tenth a thousand times as large."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Clip) -> None:
         self.model = net()
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, 0.9)
         self.clipper = Clipper(self.model.named_parameters(), policy)
@@ -149,6 +150,139 @@ def test_state_survives_a_file_read_without_pickle(
     torch.testing.assert_close(state, loop.clipper.state_dict(), equal_nan=True)
 
 
+def resumed(policy: Clip, state: dict[str, Any]) -> Loop:
+    loop = Loop(policy)
+    loop.load({"model": net().state_dict(), "clipper": state})
+    return loop
+
+
+def seen(state: dict[str, Any]) -> int:
+    return int(state["seen"])
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ([ZClip()], [ClipNorm(5.0), ZClip()]),
+        ([ClipNorm(5.0), ZClip()], [ZClip()]),
+        ([AutoClip(), ZClip()], [ZClip(), AutoClip()]),
+        ([ZClip()], [ZClip(3.0)]),
+    ],
+    ids=["put in front", "removed", "moved", "another number"],
+)
+def test_change_of_policies_takes_nothing_from_the_others(
+    first: list[Policy], then: list[Policy]
+) -> None:
+    loop = Loop(first)
+    loop.run(0, 30)
+
+    later = resumed(then, loop.clipper.state_dict())
+    later.run(30, 31)
+
+    assert seen(later.clipper.state_dict()["ZClip"]) == 31
+
+
+def test_change_within_a_pattern_takes_nothing_from_the_others() -> None:
+    loop = Loop(ByName({"0.*": ZClip()}))
+    loop.run(0, 30)
+
+    later = resumed(
+        ByName({"2.*": ClipNorm(1.0), "0.*": [ClipNorm(5.0), ZClip()]}),
+        loop.clipper.state_dict(),
+    )
+    later.run(30, 31)
+
+    assert seen(later.clipper.state_dict()["ByName"]["0.*"]["ZClip"]) == 31
+
+
+def test_two_of_one_class_learn_apart() -> None:
+    loop = Loop([AutoClip(50), AutoClip(10)])
+    loop.run(0, 30)
+
+    state = loop.clipper.state_dict()
+
+    assert list(state) == ["AutoClip", "AutoClip.2"]
+    assert not torch.equal(state["AutoClip"]["totals"], state["AutoClip.2"]["totals"])
+
+
+def as_0_1_filed_it(state: dict[str, Any]) -> dict[str, Any]:
+    """File states by place and class, as the release did, inside patterns as well."""
+    filed = {}
+    for place, (key, own) in enumerate(state.items()):
+        name = key.partition(".")[0]
+        inner = (
+            {pattern: as_0_1_filed_it(inside) for pattern, inside in own.items()}
+            if name == "ByName"
+            else own
+        )
+        filed[f"{place}.{name}"] = inner
+    return filed
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *LEARNERS,
+        [ClipNorm(5.0), ZClip(), ZClip(3.0)],
+        [ZClip(), ByName({"0.weight": ZClip(), "*": [AutoClip(50), AutoClip(90)]})],
+    ],
+    ids=repr,
+)
+def test_state_of_an_old_checkpoint_is_taken_up(policy: Clip) -> None:
+    whole, first, second = Loop(policy), Loop(policy), Loop(policy)
+
+    whole.run(0, 100)
+    first.run(0, 55)
+    saved = first.save()
+    second.load(saved | {"clipper": as_0_1_filed_it(saved["clipper"])})
+    second.run(55, 100)
+
+    assert torch.equal(second.weights, whole.weights)
+
+
+def test_old_checkpoint_helps_a_policy_behind_another() -> None:
+    loop = Loop(ZClip())
+    loop.run(0, 30)
+
+    later = resumed(
+        [ClipNorm(5.0), ZClip()], {"0.ZClip": loop.clipper.state_dict()["ZClip"]}
+    )
+    later.run(30, 31)
+
+    assert seen(later.clipper.state_dict()["ZClip"]) == 31
+
+
+class Halving:
+    """A user's own policy, with nothing but what `Policy` asks for."""
+
+    def clip(
+        self, gradients: Gradients, norms: Tensor, state: dict[str, Any]
+    ) -> Tensor:
+        state["threshold"] = norms.max() / 2
+        return scale(gradients, norms, torch.full_like(norms, 0.5))
+
+
+def test_own_policy_clips_and_its_threshold_is_known() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    clipper = Clipper([("a", parameter)], [Halving(), ByName({"a": Halving()})])
+
+    record = clipper.clip()
+
+    assert record.after.tolist() == [5 / 4]
+    assert clipper.thresholds() == {"Halving": 5 / 2, "ByName": 5 / 4}
+
+
+def test_threshold_of_a_policy_that_is_gone_is_not_in_force() -> None:
+    loop = Loop([Halving(), ClipNorm(5.0)])
+    loop.run(0, 3)
+
+    later = resumed(ClipNorm(5.0), loop.clipper.state_dict())
+    later.run(3, 4)
+
+    assert later.clipper.thresholds() == {"": 5.0}
+
+
 def test_state_is_a_copy() -> None:
     loop = Loop(AutoClip(history=30))
     loop.run(0, 5)
@@ -156,7 +290,7 @@ def test_state_is_a_copy() -> None:
 
     loop.run(5, 30)
 
-    assert state["0.AutoClip"]["seen"] == 5
+    assert state["AutoClip"]["seen"] == 5
 
 
 def test_policy_is_shared_and_what_it_learns_is_not() -> None:
@@ -166,7 +300,7 @@ def test_policy_is_shared_and_what_it_learns_is_not() -> None:
     one.run(0, 9)
     two.run(0, 4)
 
-    seen = [x.clipper.state_dict()["0.AutoClip"]["seen"].item() for x in (one, two)]
+    seen = [x.clipper.state_dict()["AutoClip"]["seen"].item() for x in (one, two)]
     assert seen == [9, 4]
 
 
@@ -174,7 +308,7 @@ def test_policy_is_shared_and_what_it_learns_is_not() -> None:
     ("policies", "thresholds"),
     [
         ([ClipNorm(5.0)], {"": 5.0}),
-        ([ClipNorm(5.0), ClipValue(1.0)], {"0.ClipNorm": 5.0, "1.ClipValue": 1.0}),
+        ([ClipNorm(5.0), ClipValue(1.0)], {"ClipNorm": 5.0, "ClipValue": 1.0}),
         (
             [ByName({"a": ClipNorm(5.0), "b": ClipValue(1.0)})],
             {"a": 5.0, "b": 1.0},

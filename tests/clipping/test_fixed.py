@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gradguard.clipping.fixed import ClipNorm, ClipValue
-from gradguard.clipping.policy import Policy, apply, in_order, in_words
+from gradguard.clipping.policy import Policy, in_order, in_words
 from gradguard.gradients.norms import Gradients
+from tests.support.clips import apply
 
 POLICIES: list[list[Policy]] = [
     [ClipNorm(1.0)],

@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradguard.clipping.agc import AdaptiveClip
 from gradguard.clipping.fixed import ClipNorm, ClipValue
 from gradguard.clipping.learned import AutoClip, ZClip
-from gradguard.clipping.policy import Policy, State, apply
+from gradguard.clipping.policy import Policy, State
 from gradguard.gradients.norms import Gradients
+from tests.support.clips import apply
 
 LEARNERS: list[Policy] = [AutoClip(10), AutoClip(50, history=20), ZClip()]
 POLICIES: list[Policy] = [*LEARNERS, AdaptiveClip()]
