@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gradguard.records.clips import BY_NAME, NOTHING, OTHER, OURS, ClipData, PolicyData
+
 if TYPE_CHECKING:
     from gradguard.clipping.policy import Policy
 
@@ -78,7 +80,6 @@ POLICIES: dict[str, Row] = {
 }
 
 # Not a row: its policies are policies again.
-BY_NAME = "by_name"
 BY_NAME_POLICY = "gradguard.clipping.by_name:ByName"
 
 HOMES = {row.name: row.home for row in POLICIES.values()} | {
@@ -129,6 +130,40 @@ def make_by_name(policies: Mapping[str, Iterable["Policy"]]) -> "Policy":
     """Return the policy that applies to each pattern its own."""
     policy: Policy = resolve_name(BY_NAME_POLICY)(policies)
     return policy
+
+
+def as_data(policies: Iterable["Policy"]) -> ClipData:
+    """Return policies that gradguard clips by as data; nothing clips if there are none."""
+    described = tuple(map(_policy_data, policies))
+    return ClipData(OURS, described) if described else NOTHING
+
+
+def _policy_data(policy: Any) -> PolicyData:
+    path = f"{type(policy).__module__}:{type(policy).__qualname__}"
+    if path == BY_NAME_POLICY:
+        patterns = tuple(
+            (pattern, tuple(map(_policy_data, policies)))
+            for pattern, policies in policy.policies
+        )
+        return PolicyData(BY_NAME, "ByName", patterns=patterns)
+    for kind, row in POLICIES.items():
+        if path == row.policy:
+            given = ((name, getattr(policy, name)) for name in row.options)
+            options = tuple(
+                (name, _plain(value))
+                for name, value in given
+                if value != row.options[name]
+            )
+            number = _plain(getattr(policy, row.number))
+            return PolicyData(kind, row.name, number, options)
+    return PolicyData(OTHER, repr(policy))
+
+
+def _plain(value: Any) -> Any:
+    """Return the value in a type that JSON has; a number of NumPy or torch as a float."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return value if isinstance(value, (bool, int, str)) else float(value)
 
 
 def either(names: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from lightning.pytorch import LightningModule
 
 from gradguard.clipping.policy import Policy, check
-from gradguard.clipping.spec import BY_NAME, make, make_by_name
+from gradguard.clipping.spec import make, make_by_name
 from gradguard.errors import ConfigError
 from gradguard.experiments.config import (
     MODELS,
@@ -13,6 +13,7 @@ from gradguard.experiments.config import (
     PolicySettings,
     import_class,
 )
+from gradguard.records.clips import BY_NAME
 
 if TYPE_CHECKING:  # scikit-learn takes a second, for the data that is asked for only
     from gradguard.data.circles import CirclesData

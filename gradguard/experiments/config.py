@@ -23,9 +23,10 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from gradguard.clipping.spec import BY_NAME, POLICIES, either
+from gradguard.clipping.spec import POLICIES, either
 from gradguard.errors import ConfigError
 from gradguard.experiments.mistakes import nearest, sentence
+from gradguard.records.clips import BY_NAME
 
 # Every bundled model with the data it is trained on: "module:class" each, so that naming
 # a model does not import torch.

@@ -13,6 +13,7 @@ from gradguard.clipping import spec
 from gradguard.errors import ConfigError
 from gradguard.experiments.config import MODELS, Experiment, validate
 from gradguard.experiments.mistakes import nearest
+from gradguard.records.clips import BY_NAME
 
 Settings = dict[str, Any]
 
@@ -91,7 +92,7 @@ def clip_list(
         pattern, *policy = _read_flag("--clip-by-name", spec.parse_named, text)
         named.setdefault(pattern, []).append(_policy(*policy))
     if named:
-        policies.append({spec.BY_NAME: named})
+        policies.append({BY_NAME: named})
     return policies or None
 
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gradguard.clipping.clipper import Clipper
 from gradguard.clipping.policy import Policy, State, check
-from gradguard.fit.cautions import clip_in_words, unoptimized
+from gradguard.fit.cautions import clip_data, unoptimized
 from gradguard.fit.epochs import EpochRows
 from gradguard.fit.ledger import Ledger
 from gradguard.fit.loggers import Loggers
@@ -168,7 +168,7 @@ class Books:
         return Schema(
             columns.names,
             label,
-            clip_in_words(self._trainer, self._policies),
+            clip_data(self._trainer, self._policies),
             unoptimized(self._trainer, self._module),
         )
 

@@ -30,8 +30,8 @@ def clip_findings(recording: Recording, found: Iterable[Finding]) -> list[Findin
         return []
     serious = [finding for finding in found if finding.severity != "note"]
     sick = [finding for finding in serious if finding.kind in _PREVENTED]
-    text = "; then ".join(clip.text for clip in recording.clips if clip.text)
-    if not text:
+    text = recording.clipping
+    if not any(clip.text for clip in recording.clips):
         to_try = any(finding.kind in _TO_TRY for finding in serious)
         return [] if records.clipped.any() else [_unclipped(records, to_try)]
     if sick:

@@ -53,9 +53,7 @@ def clipping(run: Run) -> str:
     """Return what clips, as the experiment says it, or as one would write it in code."""
     if run.kept and len(run.recording.clips) == 1:
         return run.kept.clipping
-    first, *later = run.recording.clips
-    changes = (f"; from step {clip.step} {clip.text or 'none'}" for clip in later)
-    return (first.text or "none") + "".join(changes)
+    return run.recording.clipping
 
 
 def left_out(found: Found) -> list[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gradguard.clipping.spec import BY_NAME, POLICIES
+from gradguard.clipping.spec import POLICIES
 from gradguard.experiments.resolve import parse, resolve
+from gradguard.records.clips import BY_NAME
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs/guard.md").read_text()

@@ -163,9 +163,10 @@ def test_table_fits_other_widths(trained: Path, width: int) -> None:
 def test_narrow_table_wraps_cells_and_drops_no_letter(
     tmp_path: Path, width: int
 ) -> None:
-    text = "ByName({'a.*': ClipValue(clip_value=0.1), 'b.*': ClipNorm(max_norm=1.0)})"
+    code = "ByName({'a.*': ClipValue(clip_value=0.1), 'b.*': ClipNorm(max_norm=1.0)})"
+    text = "ByName({'a.*': ClipValue(0.1), 'b.*': ClipNorm(1.0)})"
     for name in ("a", "b", "c"):
-        write(tmp_path / name, records(np.ones((3, 2))), clip=text)
+        write(tmp_path / name, records(np.ones((3, 2))), clip=code)
 
     rows = [line[24:] for line in printed(tmp_path, width=width).splitlines()]
     start = next(i for i, row in enumerate(rows) if "ByName" in row)
@@ -226,7 +227,7 @@ def test_clipping_of_a_foreign_run_is_told_as_code(tmp_path: Path) -> None:
 
     text = words(tmp_path)
 
-    assert "clipping ClipValue(clip_value=0.5) " in text
+    assert "clipping ClipValue(0.5) " in text
     assert "experiment" not in text
 
 
@@ -235,7 +236,7 @@ def test_clip_that_changed_is_told_with_its_step(tmp_path: Path) -> None:
         part = records(np.ones((3, 2)), first=start)
         write(tmp_path, part, clip=clip)
 
-    assert "ClipValue(clip_value=0.5); from step 3 none" in words(tmp_path)
+    assert "ClipValue(0.5); from step 3 none" in words(tmp_path)
 
 
 def test_optimizers_have_a_column_each(tmp_path: Path) -> None:
@@ -313,6 +314,16 @@ def test_document_is_json_with_its_schema(diverged: Path, clipped: Path) -> None
     exploded, cured = content["runs"]
     assert cured["experiment"] == {"name": "srn-cured", "clipping": "norm 5"}
     assert cured["clips"][0]["max_norm"] == 5.0
+    assert cured["clips"][0]["by"] == "gradguard"
+    assert cured["clips"][0]["policies"] == [
+        {
+            "kind": "norm",
+            "name": "ClipNorm",
+            "number": 5.0,
+            "options": {},
+            "patterns": [],
+        }
+    ]
     assert exploded["directory"] == str(diverged)
     assert exploded["findings"][0]["severity"] == "error"
     assert [layer["name"] for layer in cured["layers"]] == list(read_run(clipped).names)

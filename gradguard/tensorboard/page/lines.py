@@ -66,7 +66,7 @@ def totals(run: Run, rows: slice, *, bins: int) -> dict[str, Any]:
 
 
 def of_parameter(run: Run, rows: slice, column: int, *, bins: int) -> dict[str, Any]:
-    """Return one parameter's norms; of each bin, the largest."""
+    """Return one parameter's norms, of each bin the largest; and what each clip let through."""
     records = run.records
     before, after = records.before[rows, column], records.after[rows, column]
     bad = ~np.isfinite(before) & ~records.missing[rows, column]
@@ -79,6 +79,10 @@ def of_parameter(run: Run, rows: slice, column: int, *, bins: int) -> dict[str, 
         "clipped": np.logical_or.reduceat(
             clipped, bin_starts(len(clipped), bins)
         ).tolist(),
+        "thresholds": [
+            in_force.clip.max_norm_of(records.names[column])
+            for in_force in run.recording.clips
+        ],
     }
 
 
