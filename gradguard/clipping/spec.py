@@ -61,14 +61,14 @@ POLICIES: dict[str, Row] = {
         example="auto:10",
         default=10.0,
         at_most=100.0,
-        options={"history": 1000},
+        options={"history": 1000, "per_parameter": False},
     ),
     "zclip": Row(
         "gradguard.clipping.learned:ZClip",
         number="z_thresh",
         example="zclip",
         default=2.5,
-        options={"alpha": 0.97, "warmup": 25},
+        options={"alpha": 0.97, "warmup": 25, "per_parameter": False},
     ),
     "agc": Row(
         "gradguard.clipping.agc:AdaptiveClip",

@@ -53,8 +53,8 @@ def _model_and_data(
 
 
 def _policies(experiment: Experiment, model: LightningModule) -> list[Policy]:
-    policies = [_policy(clip) for clip in experiment.clip]
     try:
+        policies = [_policy(clip) for clip in experiment.clip]
         check(policies, [name for name, _ in model.named_parameters()])
     except ValueError as error:
         raise ConfigError(f"clip: {error}") from None

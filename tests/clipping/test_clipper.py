@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ LEARNERS: list[Policy] = [
     AutoClip(10, history=30),
     ZClip(),
     ByName({"0.*": ZClip(), "*": AutoClip(50)}),
+    AutoClip(30, history=30, per_parameter=True),
+    ZClip(1.0, warmup=9, per_parameter=True),
 ]
 learners = pytest.mark.parametrize("policy", LEARNERS, ids=repr)
 
@@ -147,7 +150,21 @@ def test_state_survives_a_file_read_without_pickle(
 
     state = torch.load(tmp_path / "state.pt", weights_only=True)
 
-    torch.testing.assert_close(state, loop.clipper.state_dict(), equal_nan=True)
+    pairs = zip(leaves(state), leaves(loop.clipper.state_dict()), strict=True)
+    for (path, read), (written, kept) in pairs:
+        assert path == written
+        if isinstance(kept, Tensor):
+            torch.testing.assert_close(read, kept, equal_nan=True, rtol=0, atol=0)
+        else:
+            assert read == kept
+
+
+def leaves(state: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(state, dict):
+        yield path, state
+        return
+    for key, value in state.items():
+        yield from leaves(value, f"{path}/{key}")
 
 
 def resumed(policy: Clip, state: dict[str, Any]) -> Loop:
@@ -192,7 +209,8 @@ def test_change_within_a_pattern_takes_nothing_from_the_others() -> None:
     )
     later.run(30, 31)
 
-    assert seen(later.clipper.state_dict()["ByName"]["0.*"]["ZClip"]) == 31
+    learned = [x.clipper.state_dict()["ByName"]["0.*"]["ZClip"] for x in (loop, later)]
+    assert 20 < seen(learned[0]) <= seen(learned[1])
 
 
 def test_two_of_one_class_learn_apart() -> None:

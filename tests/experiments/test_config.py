@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradguard.clipping.spec import POLICIES, either
 from gradguard.errors import ConfigError
 from gradguard.experiments.config import Experiment
 from gradguard.experiments.mistakes import nearest
 from gradguard.experiments.resolve import clip_list, dump, parse, resolve
+from gradguard.records.clips import BY_NAME
 
 SETTINGS = [
     "",
@@ -208,7 +210,7 @@ def test_unknown_setting_is_answered_with_the_nearest(
         ("clip=[{value: .inf}]", "clip[0].value should be a finite number, got inf"),
         (
             "clip=[{}]",
-            "clip[0] should have one of norm, value, auto, zclip, agc or by_name, got {}",
+            f"clip[0] should have one of {either([*POLICIES, BY_NAME])}, got {{}}",
         ),
         (
             "clip=[{norm: 1.0, exclude: [a]}]",
@@ -222,7 +224,7 @@ def test_unknown_setting_is_answered_with_the_nearest(
         ("clip=5", "clip should be a valid list, got 5"),
         (
             "clip=[{value: 1, per_parameter: true}]",
-            "clip[0] should have norm where it has per_parameter, "
+            "clip[0] should have norm, auto or zclip where it has per_parameter, "
             "got {'value': 1, 'per_parameter': True}",
         ),
         (
