@@ -11,6 +11,7 @@ from gradguard.clipping.spec import HOMES
 
 if TYPE_CHECKING:
     from gradguard.callback import GradGuard as GradGuard
+    from gradguard.clipping.adagc import AdaGC as AdaGC
     from gradguard.clipping.agc import AdaptiveClip as AdaptiveClip
     from gradguard.clipping.by_name import ByName as ByName
     from gradguard.clipping.clipper import Clipper as Clipper

@@ -77,6 +77,13 @@ POLICIES: dict[str, Row] = {
         default=0.01,
         options={"eps": 1e-3, "exclude": ()},
     ),
+    "adagc": Row(
+        "gradguard.clipping.adagc:AdaGC",
+        number="lambda_rel",
+        example="adagc",
+        default=1.05,
+        options={"lambda_abs": 1.0, "beta": 0.98, "warmup": 100},
+    ),
 }
 
 # Not a row: its policies are policies again.
