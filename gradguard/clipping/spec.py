@@ -48,7 +48,7 @@ POLICIES: dict[str, Row] = {
         "gradguard.clipping.fixed:ClipNorm",
         number="max_norm",
         example="norm:5",
-        options={"per_parameter": False},
+        options={"per_parameter": False, "norm_type": 2.0},
     ),
     "value": Row(
         "gradguard.clipping.fixed:ClipValue",

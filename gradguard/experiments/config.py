@@ -101,8 +101,14 @@ class _Policy(Section):
 
 _KINDS = (*POLICIES, BY_NAME)
 
-# By the type of an option's default, what may be given for it.
-_TYPES = {bool: bool, int: PositiveInt, float: PositiveFloat, tuple: list[str]}
+# By the type of an option's default, what may be given for it: any positive number, of
+# which the policy says whether it may be infinite.
+_TYPES: dict[type, Any] = {
+    bool: bool,
+    int: PositiveInt,
+    float: Annotated[float, Field(gt=0, allow_inf_nan=True)],
+    tuple: list[str],
+}
 
 
 def _owners() -> dict[str, list[str]]:

@@ -136,15 +136,16 @@ def by_trainer(number: float, algorithm: str) -> ClipData:
 
 
 def _max_norms(policies: Sequence[PolicyData], *, each: bool) -> Iterator[float]:
-    """Yield the bounds on every parameter's norm, or on their total.
+    """Yield the bounds on every parameter's L2 norm, or on their total.
 
     The least of them holds, whatever the order: a clip only shrinks.
     """
     for policy in policies:
-        if policy.kind == NORM and policy.number is not None:
-            options = dict(policy.options)
-            if options.get("per_parameter", False) is each:
-                yield policy.number
+        options = dict(policy.options)
+        if policy.kind != NORM or policy.number is None or "norm_type" in options:
+            continue
+        if options.get("per_parameter", False) is each:
+            yield policy.number
 
 
 def _max_norms_of(name: str, policies: Sequence[PolicyData]) -> Iterator[float]:

@@ -1,5 +1,6 @@
 """Experiments: layers, schema, and the sentences about mistakes."""
 
+import math
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from gradguard.clipping.spec import POLICIES, either
 from gradguard.errors import ConfigError
+from gradguard.experiments.build import build
 from gradguard.experiments.config import Experiment
 from gradguard.experiments.mistakes import nearest
 from gradguard.experiments.resolve import clip_list, dump, parse, resolve
@@ -137,6 +139,39 @@ def test_every_policy_has_its_yaml() -> None:
         "by name (rnn.* value 10, then norm 1; * zclip 3)"
     )
     assert experiment.on_nonfinite == "raise"
+
+
+def test_every_field_of_a_policy_is_kept_in_the_file() -> None:
+    clip = (
+        "clip=[{norm: 1, norm_type: .inf}, {zclip: 2.5, alpha: 0.9, warmup: 50}, "
+        "{auto: 10, history: 9, per_parameter: true}, {agc: 0.1, eps: 1e-2}]"
+    )
+    experiment = resolve(config="srn", assignments=[clip])
+
+    again = resolve(config="srn", values=parse(dump(experiment)))
+
+    assert again == experiment
+    assert [one.options for one in again.clip] == [
+        {"norm_type": math.inf},
+        {"alpha": 0.9, "warmup": 50},
+        {"history": 9, "per_parameter": True},
+        {"eps": 0.01},
+    ]
+
+
+def test_file_of_0_1_names_options_that_are_none_of_the_policy_s() -> None:
+    clip = "clip=[{value: 1.0, per_parameter: false, exclude: []}]"
+
+    experiment = resolve(config="srn", assignments=[clip])
+
+    assert experiment.clipping == "value 1"
+
+
+def test_number_that_only_the_policy_can_refuse_is_told() -> None:
+    experiment = resolve(config="srn", assignments=["clip=[{norm: 1, norm_type: 3}]"])
+
+    with pytest.raises(ConfigError, match="clip: norm_type must be 2 or inf, got 3"):
+        build(experiment)
 
 
 def test_clip_list_is_absent_without_flags() -> None:

@@ -1,6 +1,7 @@
 """The clip as data: its words, its thresholds, and the schema that holds it."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,8 @@ def test_a_user_s_own_policy_is_of_another_kind() -> None:
         ([ClipNorm(2.0, per_parameter=True)], None, 2.0),
         ([ClipNorm(5.0), ClipNorm(2.0, per_parameter=True)], 5.0, 2.0),
         ([ZClip(), ClipNorm(3.0)], 3.0, None),
+        ([ClipNorm(5.0, norm_type=math.inf)], None, None),
+        ([ClipNorm(5.0, norm_type=math.inf), ClipNorm(9.0)], 9.0, None),
         ([ClipValue(1.0)], None, None),
         ([AutoClip()], None, None),
         ([ByName({"rnn.*": ClipValue(10.0), "*": ClipNorm(1.0)})], None, None),
@@ -119,7 +122,12 @@ def test_trainer_s_norm_is_a_threshold_and_its_value_none() -> None:
 
 numbers = st.floats(1e-3, 1e3)
 simple = st.one_of(
-    st.builds(ClipNorm, numbers, per_parameter=st.booleans()),
+    st.builds(
+        ClipNorm,
+        numbers,
+        per_parameter=st.booleans(),
+        norm_type=st.sampled_from([2.0, math.inf]),
+    ),
     st.builds(ClipValue, numbers),
     st.builds(AutoClip, st.floats(1, 100), history=st.integers(1, 9)),
     st.builds(ZClip, numbers, warmup=st.integers(2, 99)),
