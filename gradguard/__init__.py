@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradguard.clipping.fixed import ClipValue as ClipValue
     from gradguard.clipping.learned import AutoClip as AutoClip
     from gradguard.clipping.learned import ZClip as ZClip
+    from gradguard.clipping.warm_up import ClipNormWarmUp as ClipNormWarmUp
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
 
 __version__ = "0.1.0"

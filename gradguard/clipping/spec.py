@@ -55,6 +55,12 @@ POLICIES: dict[str, Row] = {
         number="clip_value",
         example="value:1",
     ),
+    "norm_warm_up": Row(
+        "gradguard.clipping.warm_up:ClipNormWarmUp",
+        number="max_norm",
+        example="norm_warm_up:1",
+        options={"factor": 10.0, "steps": 1000, "per_parameter": False},
+    ),
     "auto": Row(
         "gradguard.clipping.learned:AutoClip",
         number="percentile",

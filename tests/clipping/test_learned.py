@@ -13,14 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradguard.clipping import spec
 from gradguard.clipping.agc import AdaptiveClip
 from gradguard.clipping.clipper import Clipper
 from gradguard.clipping.learned import AutoClip, ZClip
 from gradguard.clipping.policy import Policy, State
-from gradguard.clipping.spec import make
 from gradguard.gradients.norms import Gradients
-from tests.support.clips import apply
+from tests.support.clips import apply, of_the_table
 
 LEARNERS: list[Policy] = [AutoClip(10), AutoClip(50, history=20), ZClip()]
 POLICIES: list[Policy] = [*LEARNERS, AdaptiveClip()]
@@ -619,16 +617,6 @@ class NoSync(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
 
 def no_sync() -> NoSync:
     return NoSync()  # type: ignore[no-untyped-call] # by its base
-
-
-def of_the_table() -> list[Policy]:
-    """Every policy by its kind, and once more for each yes-or-no option."""
-    made = []
-    for kind, row in spec.POLICIES.items():
-        number = 1.0 if row.default is None else row.default
-        flags = [name for name, value in row.options.items() if value is False]
-        made += [make(kind, number), *(make(kind, number, **{f: True}) for f in flags)]
-    return made
 
 
 @pytest.mark.parametrize("policy", [*of_the_table(), ZClip(warmup=2)], ids=repr)
