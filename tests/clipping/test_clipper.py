@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gradguard import AutoClip, ByName, ClipNorm, Clipper, ClipValue, ZClip
 from gradguard.clipping.policy import Clip, Policy, scale
 from gradguard.gradients.norms import Gradients
+from tests.support.clips import of_the_table
 
 LEARNERS: list[Policy] = [
     AutoClip(10, history=30),
@@ -343,6 +344,29 @@ def test_thresholds_in_force(
     clipper.clip()
 
     assert clipper.thresholds() == thresholds
+
+
+@pytest.mark.parametrize("policy", of_the_table(), ids=repr)
+def test_every_policy_tells_its_thresholds(policy: Policy) -> None:
+    loop = Loop(policy)
+    loop.run(0, 3)
+
+    told = loop.clipper.thresholds()
+
+    assert all(float(value) > 0 for value in told.values())
+    assert told.keys() in ({""}, {"smallest", "largest"})
+
+
+@pytest.mark.parametrize("policy", of_the_table(), ids=repr)
+def test_every_policy_goes_on_where_it_was_saved(policy: Policy) -> None:
+    whole, first, second = Loop(policy), Loop(policy), Loop(policy)
+
+    whole.run(0, 40)
+    first.run(0, 25)
+    second.load(first.save())
+    second.run(25, 40)
+
+    assert torch.equal(second.weights, whole.weights)
 
 
 def test_learned_threshold_is_the_one_in_force() -> None:
