@@ -1,6 +1,7 @@
 """Every policy by its kind: what it is called in files, flags and the environment.
 
-A policy is added here, in one row. Naming one does not import torch; making one does.
+A new policy is a file, a row here, its name in `gradguard/__init__.py`, and a row in
+docs/guard.md. Naming a policy does not import torch; making one does.
 """
 
 from collections.abc import Iterable, Mapping
