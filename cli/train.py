@@ -21,6 +21,7 @@ from gradguard.cli.options import (
     flag,
     text,
 )
+from gradguard.clipping.spec import EXAMPLES
 
 
 def train(
@@ -37,7 +38,7 @@ def train(
         text(
             "--clip",
             metavar="POLICY",
-            help="norm:5, value:1, auto:10, zclip, agc:0.01; repeatable.",
+            help=f"{EXAMPLES}; repeatable.",
         ),
     ] = None,
     clip_by_name: Annotated[

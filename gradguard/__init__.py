@@ -7,8 +7,11 @@ installed plugin's package when it starts, and must start where torch is absent.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from gradguard.clipping.spec import HOMES
+
 if TYPE_CHECKING:
     from gradguard.callback import GradGuard as GradGuard
+    from gradguard.clipping.adagc import AdaGC as AdaGC
     from gradguard.clipping.agc import AdaptiveClip as AdaptiveClip
     from gradguard.clipping.by_name import ByName as ByName
     from gradguard.clipping.clipper import Clipper as Clipper
@@ -16,34 +19,19 @@ if TYPE_CHECKING:
     from gradguard.clipping.fixed import ClipValue as ClipValue
     from gradguard.clipping.learned import AutoClip as AutoClip
     from gradguard.clipping.learned import ZClip as ZClip
+    from gradguard.clipping.warm_up import ClipNormWarmUp as ClipNormWarmUp
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AdaptiveClip": "gradguard.clipping.agc",
-    "AutoClip": "gradguard.clipping.learned",
-    "ByName": "gradguard.clipping.by_name",
-    "ClipNorm": "gradguard.clipping.fixed",
-    "ClipValue": "gradguard.clipping.fixed",
+    **HOMES,
     "Clipper": "gradguard.clipping.clipper",
-    "NonFiniteGradientError": "gradguard.errors",
     "GradGuard": "gradguard.callback",
-    "ZClip": "gradguard.clipping.learned",
+    "NonFiniteGradientError": "gradguard.errors",
 }
 
-__all__ = [
-    "AdaptiveClip",
-    "AutoClip",
-    "ByName",
-    "ClipNorm",
-    "ClipValue",
-    "Clipper",
-    "GradGuard",
-    "NonFiniteGradientError",
-    "ZClip",
-    "__version__",
-]
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names, all of them)
 
 
 def __getattr__(name: str) -> object:

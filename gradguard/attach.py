@@ -1,7 +1,9 @@
 """Every Trainer gets a GradGuard when the environment says so, with no line changed.
 
     GRADGUARD=1 python train.py                 # record
-    GRADGUARD="clip_norm=5" python train.py     # clip as well
+    GRADGUARD="clip=norm:5" python train.py     # clip as well
+    GRADGUARD="clip=zclip,clip=norm:5" python train.py
+    GRADGUARD="clip_by_name=rnn.*=value:10" python train.py
     GRADGUARD="on_nonfinite=skip" python train.py
 
 Both namespaces of Lightning call `callbacks` for each new Trainer. While the variable is
@@ -9,19 +11,25 @@ not set, nothing else is imported here.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from gradguard.clipping.spec import make, make_by_name, parse, parse_named
 
 if TYPE_CHECKING:
     from gradguard.callback import GradGuard
+    from gradguard.clipping.policy import Policy
 
 VARIABLE = "GRADGUARD"
 
 _OFF = ("", "0")
 _ON = "1"
+_CLIPS = ("clip_norm", "clip_value", "clip", "clip_by_name")
 _OPTIONS: dict[str, Callable[[str], Any]] = {
-    "clip_norm": float,
-    "clip_value": float,
+    "clip_norm": lambda text: ("norm", float(text)),
+    "clip_value": lambda text: ("value", float(text)),
+    "clip": lambda text: _numbered(parse(text)),
+    "clip_by_name": lambda text: _numbered(parse_named(text)),
     "every_n_steps": int,
     "max_scalars": int,
     "on_nonfinite": str,
@@ -34,8 +42,9 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
 def callbacks() -> "list[GradGuard]":
     """Return one GradGuard if the environment variable GRADGUARD asks for it, or none.
 
-    Its value is `1`, or options as `clip_norm=5,every_n_steps=10`; where both thresholds
-    are given, norm comes first. `0` is as good as nothing.
+    Its value is `1`, or options as `clip=auto:10,every_n_steps=10`, where `clip` and
+    `clip_by_name` may stand several times. What clips comes in the order of `--clip-norm`,
+    `--clip-value`, `--clip` and `--clip-by-name`. `0` is as good as nothing.
 
     Raises:
         ValueError: If an option is unknown or its value is none it can have.
@@ -44,12 +53,22 @@ def callbacks() -> "list[GradGuard]":
     if asked in _OFF:
         return []
     from gradguard.callback import GradGuard  # noqa: PLC0415 (only when asked for)
-    from gradguard.clipping.fixed import ClipNorm, ClipValue  # noqa: PLC0415 (likewise
 
-    options = {} if asked == _ON else dict(map(_option, asked.split(",")))
-    policies = {"clip_norm": ClipNorm, "clip_value": ClipValue}
-    clip = [make(options.pop(key)) for key, make in policies.items() if key in options]
-    return [GradGuard(clip=clip, **options)]
+    given = [] if asked == _ON else list(map(_option, asked.split(",")))
+    options = {key: value for key, value in given if key not in _CLIPS}
+    return [GradGuard(clip=list(_policies(given)), **options)]
+
+
+def _policies(given: list[tuple[str, Any]]) -> "Iterator[Policy]":
+    """Yield the policies among the options, those by name as one, the last."""
+    for place in _CLIPS[:-1]:
+        yield from (make(*value) for key, value in given if key == place)
+    named: dict[str, list[Policy]] = {}
+    for key, value in given:
+        if key == _CLIPS[-1]:
+            named.setdefault(value[0], []).append(make(*value[1:]))
+    if named:
+        yield make_by_name(named)
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -62,7 +81,13 @@ def _option(text: str) -> tuple[str, Any]:
     try:
         return key, _OPTIONS[key](value)
     except (ValueError, KeyError) as error:
-        kind = "true or false" if isinstance(error, KeyError) else "a number"
-        raise ValueError(
-            f"{VARIABLE} expects {kind} for {key}, got {value!r}"
-        ) from None
+        told = str(error)
+        if not told.startswith("expects"):
+            kind = "true or false" if isinstance(error, KeyError) else "a number"
+            told = f"expects {kind} for {key}, got {value!r}"
+        raise ValueError(f"{VARIABLE} {told}") from None
+
+
+def _numbered(parts: tuple[str, ...]) -> tuple[Any, ...]:
+    *names, number = parts
+    return (*names, float(number))

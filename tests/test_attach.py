@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gradguard import ClipNorm, ClipValue, GradGuard
+from gradguard import AdaptiveClip, ByName, ClipNorm, ClipValue, GradGuard, ZClip
 from gradguard.attach import callbacks
+from gradguard.clipping.policy import Policy
+from gradguard.clipping.spec import POLICIES, make
 from gradguard.tensorboard.reader import read_run
 
 namespaces = pytest.mark.parametrize(
@@ -117,8 +119,34 @@ def test_options_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "policies"),
+    [
+        *((f"clip={kind}:3", (make(kind, 3.0),)) for kind in POLICIES),
+        ("clip=zclip", (ZClip(),)),
+        ("clip=zclip,clip=norm:5", (ZClip(), ClipNorm(5.0))),
+        ("clip=zclip,clip_value=1", (ClipValue(1.0), ZClip())),
+        (
+            "clip_by_name=rnn.*=value:10,clip_by_name=*=agc,clip=zclip",
+            (ZClip(), ByName({"rnn.*": ClipValue(10.0), "*": AdaptiveClip()})),
+        ),
+    ],
+)
+def test_every_policy_is_read(
+    value: str, policies: tuple[Policy, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADGUARD", value)
+
+    (guard,) = callbacks()
+
+    assert guard.policies == policies
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [
+        ("clip=zcilp", r"GRADGUARD expects norm:NUMBER, .* got 'zcilp'"),
+        ("clip=norm:five", "GRADGUARD expects a number for clip, got 'norm:five'"),
+        ("clip_by_name=norm:5", "GRADGUARD expects PATTERN=POLICY"),
         (
             "clip_nrom=5",
             "GRADGUARD has no option 'clip_nrom'; did you mean 'clip_norm'",

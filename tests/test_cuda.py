@@ -12,13 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from gradguard import (
-    AdaptiveClip,
-    AutoClip,
     ByName,
     ClipNorm,
-    ClipValue,
     GradGuard,
-    ZClip,
 )
 from gradguard.clipping.policy import Policy
 from gradguard.data.batches import Batches
@@ -30,6 +26,7 @@ from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.sharding import Shards
 from gradguard.records.schema import Schema
 from gradguard.tensorboard.reader import read_run
+from tests.support.clips import of_the_table
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"
@@ -109,14 +106,10 @@ def test_own_clip_gives_the_weights_of_torchs(tmp_path: Path) -> None:
     [
         [],
         [ClipNorm(0.1)],
-        [ClipNorm(0.1, per_parameter=True)],
-        [ClipValue(0.01)],
-        [AutoClip()],
-        [ZClip(warmup=2)],
-        [AdaptiveClip()],
         [ByName({"*": ClipNorm(0.1)})],
+        *([policy] for policy in of_the_table()),
     ],
-    ids=["record", "norm", "per_parameter", "value", "auto", "zclip", "agc", "by_name"],
+    ids=str,
 )
 def test_no_step_waits_for_the_device(policies: list[Policy]) -> None:
     net = Net().cuda()

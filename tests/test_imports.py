@@ -60,7 +60,7 @@ HOUSE = {
     ),
     "cli": (
         "numpy rich typer",
-        "errors records health experiments report sweep inspection reproduction",
+        "errors records health clipping experiments report sweep inspection reproduction",
     ),
     "__main__": ("", "cli"),
 }
@@ -152,6 +152,7 @@ def test_every_third_party_import_is_a_requirement() -> None:
         "gradguard",
         "gradguard.attach",
         "gradguard.cli",
+        "gradguard.clipping.spec",
         "gradguard.tensorboard.plugin",
         "gradguard.tensorboard.reader",
     ],

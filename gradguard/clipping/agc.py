@@ -1,13 +1,13 @@
 """Clip each unit's gradient by the size of the weights it is to change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
-from gradguard.clipping.policy import State, require_positive
+from gradguard.clipping.policy import State, require_positive, unmatched
 from gradguard.gradients.norms import Gradients
 
 _SMALLEST_NORM = 1e-30  # divides a zero gradient by something
@@ -49,7 +49,7 @@ class AdaptiveClip:
         self,
         gradients: Gradients,
         norms: Tensor,  # noqa: ARG002 (of whole gradients; units have their own)
-        state: State,
+        state: State,  # noqa: ARG002 (nothing is learned)
     ) -> Tensor:
         """Scale each unit's gradient down to its bound; see `Policy.clip`."""
         if gradients.are_shards:
@@ -57,10 +57,19 @@ class AdaptiveClip:
                 "AdaptiveClip needs whole rows of parameters, and these are sharded: "
                 "use ClipNorm, AutoClip or ZClip"
             )
-        state["threshold"] = self.clipping
         for tensor, coefficient in self._coefficients(gradients):
             tensor.mul_(coefficient)
         return gradients.norms()
+
+    def thresholds(self, state: State) -> dict[str, float | Tensor]:  # noqa: ARG002 (a setting)
+        """Return `clipping`; see `HasThresholds`."""
+        return {"": self.clipping}
+
+    def check(self, names: Sequence[str]) -> None:
+        """Do nothing if each excluded pattern matches a parameter; see `HasPatterns`."""
+        for pattern in self.exclude:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(unmatched(pattern, names))
 
     def _coefficients(self, gradients: Gradients) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each gradient with what to multiply its units by."""

@@ -8,11 +8,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gradguard.clipping.policy import Clip, Policy, State, apply_to, in_order, in_words
+from gradguard.clipping.policy import (
+    Clip,
+    Policy,
+    State,
+    apply_to,
+    check,
+    in_order,
+    in_words,
+    thresholds,
+    unmatched,
+)
 from gradguard.gradients.norms import Gradients, pick
-from gradguard.names import by_likeness, named
-
-_NEAREST = 3  # names to choose from
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -76,35 +83,27 @@ class ByName:
         dtype = max((norm.dtype for norm in after), key=lambda dtype: dtype.itemsize)
         return torch.stack([norm.to(dtype) for norm in after])
 
-    def check(self, names: Sequence[str]) -> None:
-        """Do nothing if each pattern is given at least one of these parameters.
+    def thresholds(self, state: State) -> dict[str, float | Tensor]:
+        """Return the thresholds of each pattern's policies; see `HasThresholds`."""
+        several = len(self.policies) > 1
+        return {
+            "/".join(filter(None, (pattern * several, which))): value
+            for pattern, policies in self.policies
+            if pattern in state  # else its parameters are another optimizer's
+            for which, value in thresholds(policies, state[pattern])
+        }
 
-        Raises:
-            ValueError: If one is not, naming the parameters that come nearest.
-        """
+    def check(self, names: Sequence[str]) -> None:
+        """Do nothing if each pattern is given a parameter; see `HasPatterns`."""
         shares = _shares(tuple(self._patterns), tuple(names))
         for (pattern, policies), positions in zip(self.policies, shares, strict=True):
             if not positions:
-                raise ValueError(_unmatched(pattern, names))
+                raise ValueError(unmatched(pattern, names))
             check(policies, [names[position] for position in positions])
 
     @property
     def _patterns(self) -> Iterable[str]:
         return (pattern for pattern, _ in self.policies)
-
-
-def check(policies: Iterable[Policy], names: Sequence[str]) -> None:
-    """Do nothing if every pattern in the policies matches some of the names.
-
-    Raises:
-        ValueError: If one does not, naming the parameters that come nearest.
-    """
-    for policy in policies:
-        if isinstance(policy, ByName):
-            policy.check(names)
-        for pattern in getattr(policy, "exclude", ()):
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(_unmatched(pattern, names))
 
 
 @lru_cache(maxsize=64)
@@ -119,15 +118,3 @@ def _shares(
                 shares[pattern].append(position)
                 break
     return tuple(map(tuple, shares.values()))
-
-
-def _unmatched(pattern: str, names: Sequence[str]) -> str:
-    """Say that a pattern is of no use, and what may have been meant."""
-    taken = [name for name in names if fnmatchcase(name, pattern)]
-    if taken:
-        return (
-            f"pattern {pattern!r} matches only parameters that earlier patterns take "
-            f"({named(taken)}): put it before them"
-        )
-    near = by_likeness(pattern, names)[:_NEAREST]
-    return f"pattern {pattern!r} matches no parameter; the nearest: {named(near)}"

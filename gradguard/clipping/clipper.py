@@ -7,8 +7,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from gradguard.clipping.by_name import check
-from gradguard.clipping.policy import Clip, State, apply_to, in_order
+from gradguard.clipping.policy import (
+    Clip,
+    State,
+    apply_to,
+    check,
+    in_order,
+    thresholds,
+)
 from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.norms import Gradients, total_norm
 from gradguard.gradients.sharding import Shards
@@ -111,11 +117,11 @@ class Clipper:
         return self.columns.row(after)
 
     def thresholds(self) -> dict[str, float | Tensor]:
-        """Return the thresholds in force by what tells them apart, "" if there is one.
+        """Return each policy's threshold in force, as "ZClip"; "" if there is only one.
 
         Learned ones are 0-d tensors on the device.
         """
-        return dict(_thresholds(self._state))
+        return dict(thresholds(self.policies, self._state))
 
     def state_dict(self) -> State:
         """Return what the policies have learned, in a form to save."""
@@ -141,16 +147,6 @@ def _named(
             yield item, f"unnamed.{position}"
         else:
             yield item[1], item[0]
-
-
-def _thresholds(state: State, path: str = "") -> Iterator[tuple[str, float | Tensor]]:
-    """Yield every threshold with the keys on the way to it, where there is a choice."""
-    for key, value in state.items():
-        if key == "threshold":
-            yield path, value
-        elif isinstance(value, dict):
-            step = f"{path}/{key}".lstrip("/") if len(state) > 1 else path
-            yield from _thresholds(value, step)
 
 
 def _mapped(state: State, change: Any) -> State:

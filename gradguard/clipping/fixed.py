@@ -1,6 +1,7 @@
 """Policies whose threshold is given: by norm, and by value."""
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -17,16 +18,20 @@ _LARGEST_ON_HOST = 1e30
 class ClipNorm:
     """g <- g * min(1, max_norm / (||g|| + 1e-6)), the norm taken over all gradients.
 
+    ||g|| is the L2 norm, or with `norm_type=inf` the largest absolute value of an element.
+
     The arithmetic of `torch.nn.utils.clip_grad_norm_`, to the bit. Clipping only ever
     shrinks: a gradient below the threshold is untouched.
 
     Args:
-        max_norm: Largest L2 norm let through; positive, finite.
+        max_norm: Largest norm let through; positive, finite.
         per_parameter: Take the norm of each parameter's gradient by itself, as Keras 3
             (`clipnorm`) and Paddle (`ClipGradByNorm`) do; torch clips globally.
+        norm_type: 2 or inf. Real and imaginary parts count as elements each.
 
     Raises:
-        ValueError: If `max_norm` is not a positive finite number.
+        ValueError: If `max_norm` is not a positive finite number, or `norm_type` neither.
+        NotImplementedError: If `norm_type` is inf and parameters are sharded.
 
     References:
         Pascanu, Mikolov, Bengio. On the difficulty of training recurrent neural
@@ -43,14 +48,25 @@ class ClipNorm:
 
     max_norm: float
     per_parameter: bool = False
+    norm_type: float = 2.0
 
     def __post_init__(self) -> None:
         require_positive("max_norm", self.max_norm)
+        if self.norm_type not in (2.0, inf):
+            raise ValueError(f"norm_type must be 2 or inf, got {self.norm_type!r}")
 
-    def clip(self, gradients: Gradients, norms: Tensor, state: State) -> Tensor:
+    def thresholds(self, state: State) -> dict[str, float | Tensor]:  # noqa: ARG002 (a setting)
+        """Return `max_norm`; see `HasThresholds`."""
+        return {"": self.max_norm}
+
+    def clip(
+        self,
+        gradients: Gradients,
+        norms: Tensor,
+        state: State,  # noqa: ARG002 (nothing is learned)
+    ) -> Tensor:
         """Scale the gradients down to `max_norm`; see `Policy.clip`."""
-        state["threshold"] = self.max_norm
-        size = norms if self.per_parameter else total_norm(norms)
+        size = self._size(gradients, norms)
         if size.ndim or not size.is_cpu or self.max_norm > _LARGEST_ON_HOST:
             # 1e-6 and the order of the operations are torch's: results are bit-identical.
             inverse = (size + 1e-6).reciprocal_()
@@ -62,6 +78,18 @@ class ClipNorm:
             return norms
         host[()] = coefficient
         return multiplied(gradients, norms, size)
+
+    def _size(self, gradients: Gradients, norms: Tensor) -> Tensor:
+        """Return the norm to clip, 0-d, or `[n]` per parameter."""
+        if self.norm_type == 2.0:  # noqa: PLR2004 (as it is written)
+            return norms if self.per_parameter else total_norm(norms)
+        if gradients.are_shards:
+            raise NotImplementedError(
+                "ClipNorm(norm_type=inf) needs whole gradients, and these are sharded: "
+                "use norm_type=2"
+            )
+        largest = _largest(gradients, norms)
+        return largest if self.per_parameter else torch.linalg.vector_norm(largest, inf)
 
 
 @dataclass(frozen=True)
@@ -89,9 +117,17 @@ class ClipValue:
     def __post_init__(self) -> None:
         require_positive("clip_value", self.clip_value)
 
-    def clip(self, gradients: Gradients, norms: Tensor, state: State) -> Tensor:
+    def thresholds(self, state: State) -> dict[str, float | Tensor]:  # noqa: ARG002 (a setting)
+        """Return `clip_value`; see `HasThresholds`."""
+        return {"": self.clip_value}
+
+    def clip(
+        self,
+        gradients: Gradients,
+        norms: Tensor,
+        state: State,  # noqa: ARG002 (nothing is learned)
+    ) -> Tensor:
         """Clamp the elements to +-`clip_value`; see `Policy.clip`."""
-        state["threshold"] = self.clip_value
         if not gradients.on_host:
             self._clamp(gradients)
             return gradients.norms()
@@ -110,3 +146,15 @@ class ClipValue:
             tensors = gradients.at(positions)
             torch._foreach_clamp_min_(tensors, -self.clip_value)
             torch._foreach_clamp_max_(tensors, self.clip_value)
+
+
+def _largest(gradients: Gradients, norms: Tensor) -> Tensor:
+    """Return the largest absolute value in each gradient, `[n]`; 0 in an empty one."""
+    largest = [norms.new_zeros(())] * len(gradients.tensors)
+    for positions in gradients.groups.values():
+        filled = [at for at in positions if gradients.tensors[at].numel()]
+        if filled:
+            found = torch._foreach_norm([gradients.tensors[at] for at in filled], inf)
+            for at, value in zip(filled, found, strict=True):
+                largest[at] = value.to(norms)
+    return torch.stack(largest)

@@ -1,20 +1,29 @@
 """What a clipping policy is, and how several are applied in order."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from gradguard.gradients.norms import Gradients
+from gradguard.names import by_likeness, named
 
 State = dict[str, Any]
 """What policies have learned: nested dicts of tensors and numbers."""
 
+# A key of `State` as 0.1 wrote it: the policy's place, and its class.
+_OLD_KEY = re.compile(r"(\d+)\.(\w+)")
+
+_MAX_NAMED = 3
+
 
 class Policy(Protocol):
-    """What every clipping policy does.
+    """What every clipping policy does; `HasThresholds` and `HasPatterns` are optional.
 
     A policy holds settings only, so one may serve several optimizers. What it learns it
     keeps in `state`, which is saved with checkpoints.
@@ -26,11 +35,41 @@ class Policy(Protocol):
         Args:
             gradients: `n` gradients.
             norms: Their L2 norms as they are now, `[n]`.
-            state: What the policy kept here at the last step, empty at the first. What
-                it keeps as "threshold", a number or a 0-d tensor, is logged.
+            state: What the policy kept here at the last step, empty at the first. Of a
+                policy without `thresholds`, what is kept as "threshold", a number or a
+                0-d tensor, is logged.
 
         Returns:
             Their L2 norms once clipped, `[n]`.
+        """
+        ...
+
+
+@runtime_checkable
+class HasThresholds(Protocol):
+    """A policy whose thresholds in force are logged."""
+
+    def thresholds(self, state: State) -> Mapping[str, float | Tensor]:
+        """Return the thresholds in force by what tells them apart, "" if there is one.
+
+        Args:
+            state: What `clip` has kept, empty before the first step.
+
+        Returns:
+            Numbers or 0-d tensors; tensors stay on their device until they are written.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPatterns(Protocol):
+    """A policy that chooses parameters by patterns of their names."""
+
+    def check(self, names: Sequence[str]) -> None:
+        """Do nothing if each pattern is given at least one of these parameters.
+
+        Raises:
+            ValueError: If one is not, naming the parameters that come nearest.
         """
         ...
 
@@ -62,32 +101,85 @@ def in_words(policies: Sequence[Policy]) -> str:
     return ", ".join(map(repr, policies))
 
 
-@torch.no_grad()
-def apply(
-    policies: Sequence[Policy], gradients: Gradients, state: State
-) -> tuple[Tensor, Tensor]:
-    """Apply the policies in order, in place; return the norms before and after.
-
-    Args:
-        policies: The first sees the gradients as they came, the next what it left.
-        gradients: `n` gradients; sparse ones coalesced.
-        state: What the policies have learned so far; changed in place.
-
-    Returns:
-        L2 norm of every gradient before the first policy and after the last, `[n]` each.
-    """
-    before = gradients.norms()
-    return before, apply_to(before, policies, gradients, state)
-
-
 def apply_to(
     norms: Tensor, policies: Sequence[Policy], gradients: Gradients, state: State
 ) -> Tensor:
-    """Do as `apply` where the norms before are known, `[n]`; return those after."""
-    for place, policy in enumerate(policies):
-        own = state.setdefault(f"{place}.{type(policy).__name__}", {})
-        norms = policy.clip(gradients, norms, own)
+    """Apply the policies in order, in place; return the norms after, `[n]`.
+
+    Args:
+        norms: L2 norms of the gradients as they came, `[n]`.
+        policies: The first sees the gradients as they came, the next what it left.
+        gradients: `n` gradients; sparse ones coalesced.
+        state: What the policies have learned so far; changed in place.
+    """
+    for key, policy in zip(_keys(policies), policies, strict=True):
+        if key not in state:
+            _rename_old_keys(state)
+        norms = policy.clip(gradients, norms, state.setdefault(key, {}))
     return norms
+
+
+def thresholds(
+    policies: Sequence[Policy], state: State
+) -> Iterator[tuple[str, float | Tensor]]:
+    """Yield each threshold in force by what tells it apart, "" if there is only one."""
+    several = len(policies) > 1
+    for key, policy in zip(_keys(policies), policies, strict=True):
+        own = state.get(key, {})
+        found: Mapping[str, float | Tensor]
+        if isinstance(policy, HasThresholds):
+            found = policy.thresholds(own)
+        else:
+            found = {"": own["threshold"]} if "threshold" in own else {}
+        for which, value in found.items():
+            yield "/".join(filter(None, (key * several, which))), value
+
+
+def check(policies: Iterable[Policy], names: Sequence[str]) -> None:
+    """Do nothing if every pattern in the policies matches some of the names.
+
+    Raises:
+        ValueError: If one does not, naming the parameters that come nearest.
+    """
+    for policy in policies:
+        if isinstance(policy, HasPatterns):
+            policy.check(names)
+
+
+def unmatched(pattern: str, names: Sequence[str]) -> str:
+    """Say that a pattern is of no use, and what may have been meant."""
+    taken = [name for name in names if fnmatchcase(name, pattern)]
+    if taken:
+        return (
+            f"pattern {pattern!r} matches only parameters that earlier patterns take "
+            f"({named(taken)}): put it before them"
+        )
+    near = by_likeness(pattern, names)[:_MAX_NAMED]
+    return f"pattern {pattern!r} matches no parameter; the nearest: {named(near)}"
+
+
+def _keys(policies: Sequence[Policy]) -> Iterator[str]:
+    """Yield where each policy keeps its state: "0.ZClip", for the second "1.ZClip".
+
+    Not its place: a policy put in front takes nothing from those behind it.
+    """
+    yield from _counted(type(policy).__name__ for policy in policies)
+
+
+def _counted(names: Iterable[str]) -> Iterator[str]:
+    seen: Counter[str] = Counter()
+    for name in names:
+        yield f"{seen[name]}.{name}"
+        seen[name] += 1
+
+
+def _rename_old_keys(state: State) -> None:
+    """Move what a checkpoint of 0.1 filed by place, as "1.ZClip", to "0.ZClip"."""
+    old = [match for key in state if (match := _OLD_KEY.fullmatch(key))]
+    old.sort(key=lambda match: int(match[1]))
+    found = [(match[2], state.pop(match[0])) for match in old]
+    keys = _counted(name for name, _ in found)
+    state |= {key: own for key, (_, own) in zip(keys, found, strict=True)}
 
 
 def scale(gradients: Gradients, norms: Tensor, coefficient: Tensor) -> Tensor:

@@ -4,13 +4,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from lightning.pytorch import LightningModule
 
-from gradguard.clipping.agc import AdaptiveClip
-from gradguard.clipping.by_name import ByName, check
-from gradguard.clipping.fixed import ClipNorm, ClipValue
-from gradguard.clipping.learned import AutoClip, ZClip
-from gradguard.clipping.policy import Policy
+from gradguard.clipping.policy import Policy, check
+from gradguard.clipping.spec import make, make_by_name
 from gradguard.errors import ConfigError
-from gradguard.experiments.config import MODELS, Clip, Experiment, import_class
+from gradguard.experiments.config import (
+    MODELS,
+    Experiment,
+    PolicySettings,
+    import_class,
+)
+from gradguard.records.clips import BY_NAME
 
 if TYPE_CHECKING:  # scikit-learn takes a second, for the data that is asked for only
     from gradguard.data.circles import CirclesData
@@ -50,26 +53,18 @@ def _model_and_data(
 
 
 def _policies(experiment: Experiment, model: LightningModule) -> list[Policy]:
-    policies = [_policy(clip) for clip in experiment.clip]
     try:
+        policies = [_policy(clip) for clip in experiment.clip]
         check(policies, [name for name, _ in model.named_parameters()])
     except ValueError as error:
         raise ConfigError(f"clip: {error}") from None
     return policies
 
 
-def _policy(clip: Clip) -> Policy:
-    if clip.norm is not None:
-        return ClipNorm(clip.norm, per_parameter=clip.per_parameter)
-    if clip.value is not None:
-        return ClipValue(clip.value)
-    if clip.auto is not None:
-        return AutoClip(clip.auto)
-    if clip.zclip is not None:
-        return ZClip(clip.zclip)
-    if clip.agc is not None:
-        return AdaptiveClip(clip.agc, exclude=tuple(clip.exclude))
-    assert clip.by_name is not None  # by the rules of Clip
-    return ByName(
-        {name: [_policy(one) for one in clips] for name, clips in clip.by_name.items()}
-    )
+def _policy(settings: PolicySettings) -> Policy:
+    if settings.kind == BY_NAME:
+        named = settings.number.items()
+        return make_by_name(
+            {pattern: [_policy(one) for one in inside] for pattern, inside in named}
+        )
+    return make(settings.kind, settings.number, **settings.options)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -23,9 +23,11 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from gradguard.clipping.spec import POLICIES, either
 from gradguard.errors import ConfigError
 from gradguard.experiments.mistakes import sentence
 from gradguard.names import nearest
+from gradguard.records.clips import BY_NAME
 
 # Every bundled model with the data it is trained on: "module:class" each, so that naming
 # a model does not import torch.
@@ -60,50 +62,84 @@ class Named(Section):
     name: str
 
 
-class Clip(Section):
-    """One clipping policy: exactly one of the first six.
-
-    Attributes:
-        norm: `ClipNorm`, its largest norm.
-        value: `ClipValue`, its largest absolute value.
-        auto: `AutoClip`, its percentile.
-        zclip: `ZClip`, its z-score.
-        agc: `AdaptiveClip`, its largest gradient relative to the weights.
-        by_name: `ByName`, policies by pattern of parameter names.
-        per_parameter: Whether `norm` holds for each parameter by itself.
-        exclude: Patterns of parameters that `agc` leaves alone.
-    """
-
-    norm: PositiveFloat | None = None
-    value: PositiveFloat | None = None
-    auto: Annotated[PositiveFloat, Field(le=100)] | None = None
-    zclip: PositiveFloat | None = None
-    agc: PositiveFloat | None = None
-    by_name: dict[str, list["Clip"]] | None = None
-    per_parameter: bool = False
-    exclude: list[str] = []
+class _Policy(Section):
+    """One clipping policy: its kind with its number, beside it its other fields."""
 
     @model_validator(mode="after")
     def _is_one_policy(self) -> Self:
-        if sum(getattr(self, kind) is not None for kind in _POLICIES) != 1:
-            raise ValueError(
-                f"should have one of {', '.join(_POLICIES[:-1])} or {_POLICIES[-1]}"
-            )
-        if self.per_parameter and self.norm is None:
-            raise ValueError("should have norm where it has per_parameter")
-        if self.exclude and self.agc is None:
-            raise ValueError("should have agc where it has exclude")
+        kinds = [kind for kind in _KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"should have one of {either(_KINDS)}")
+        for option, owners in _owners().items():
+            if getattr(self, option) and kinds[0] not in owners:
+                raise ValueError(f"should have {either(owners)} where it has {option}")
         return self
 
+    @property
+    def kind(self) -> str:
+        """The kind of policy it is."""
+        return next(kind for kind in _KINDS if getattr(self, kind) is not None)
+
+    @property
+    def number(self) -> Any:
+        """The number of its kind; of `by_name` the policies by pattern."""
+        return getattr(self, self.kind)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its other fields, as far as they are given."""
+        row = POLICIES.get(self.kind)
+        given = {name: getattr(self, name) for name in row.options} if row else {}
+        return {name: value for name, value in given.items() if value}
+
     def __str__(self) -> str:
-        if self.by_name is not None:
-            parts = (f"{name} {_in_words(clip)}" for name, clip in self.by_name.items())
+        if self.kind == BY_NAME:
+            parts = (f"{name} {_in_words(clip)}" for name, clip in self.number.items())
             return f"by name ({'; '.join(parts)})"
-        kind = next(kind for kind in _POLICIES if getattr(self, kind) is not None)
-        return f"{kind} {getattr(self, kind):g}{' per parameter' * self.per_parameter}"
+        each = " per parameter" if self.options.get("per_parameter") else ""
+        return f"{self.kind} {self.number:g}{each}"
 
 
-_POLICIES = ("norm", "value", "auto", "zclip", "agc", "by_name")
+_KINDS = (*POLICIES, BY_NAME)
+
+# By the type of an option's default, what may be given for it: any positive number, of
+# which the policy says whether it may be infinite.
+_TYPES: dict[type, Any] = {
+    bool: bool,
+    int: PositiveInt,
+    float: Annotated[float, Field(gt=0, allow_inf_nan=True)],
+    tuple: list[str],
+}
+
+
+def _owners() -> dict[str, list[str]]:
+    """Return the kinds that have each option."""
+    owners: dict[str, list[str]] = {}
+    for kind, row in POLICIES.items():
+        for option in row.options:
+            owners.setdefault(option, []).append(kind)
+    return owners
+
+
+def _policy_fields() -> dict[str, Any]:
+    """Return the fields of all policies, none of which has to be given."""
+    fields: dict[str, Any] = {}
+    for kind, row in POLICIES.items():
+        number = Annotated[PositiveFloat, Field(le=row.at_most)]
+        fields[kind] = (number | None, None)
+    fields[BY_NAME] = (dict[str, list["PolicySettings"]] | None, None)
+    for row in POLICIES.values():
+        for option, default in row.options.items():
+            fields[option] = (_TYPES[type(default)] | None, None)
+    return fields
+
+
+if TYPE_CHECKING:  # the fields are those of the table
+    PolicySettings: TypeAlias = _Policy
+else:
+    PolicySettings = create_model(
+        "PolicySettings", __base__=_Policy, __module__=__name__, **_policy_fields()
+    )
 
 
 def _device_list(value: object) -> str:
@@ -167,7 +203,7 @@ class Experiment(Section):
     name: Annotated[str, Field(min_length=1)]
     model: Named
     data: Section
-    clip: list[Clip] = []
+    clip: list[PolicySettings] = []
     on_nonfinite: Literal["record", "skip", "raise"] = "record"
     max_consecutive_skips: PositiveInt = 10
     layer_statistics: bool = False
@@ -233,5 +269,5 @@ def _options(constructor: type, base: type[Section], **fields: Any) -> type[Sect
     return create_model(constructor.__name__, __base__=base, **fields)
 
 
-def _in_words(clip: list[Clip]) -> str:
+def _in_words(clip: list[PolicySettings]) -> str:
     return ", then ".join(map(str, clip))

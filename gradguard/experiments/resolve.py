@@ -1,7 +1,7 @@
 """Where settings come from: the model's config, another config, assignments, flags."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from importlib.resources import files
 from pathlib import Path
@@ -9,9 +9,11 @@ from typing import Any
 
 import yaml
 
+from gradguard.clipping import spec
 from gradguard.errors import ConfigError
 from gradguard.experiments.config import MODELS, Experiment, validate
 from gradguard.names import nearest
+from gradguard.records.clips import BY_NAME
 
 Settings = dict[str, Any]
 
@@ -84,34 +86,27 @@ def clip_list(
         )
     if order == "value,norm":
         policies.reverse()
-    policies += [_policy(text, flag="--clip") for text in more]
+    policies += [_policy(*_read_flag("--clip", spec.parse, text)) for text in more]
     named: dict[str, list[Settings]] = {}
     for text in by_name:
-        pattern, _, policy = text.rpartition("=")
-        if not pattern:
-            raise ConfigError(
-                f"--clip-by-name expects PATTERN=POLICY as 'rnn.*=value:10', got {text!r}"
-            )
-        named.setdefault(pattern, []).append(_policy(policy, flag="--clip-by-name"))
+        pattern, *policy = _read_flag("--clip-by-name", spec.parse_named, text)
+        named.setdefault(pattern, []).append(_policy(*policy))
     if named:
-        policies.append({"by_name": named})
+        policies.append({BY_NAME: named})
     return policies or None
 
 
-# What a policy's number is where a flag gives none: the papers' own.
-_NUMBERS = {"norm": None, "value": None, "auto": "10", "zclip": "2.5", "agc": "0.01"}
+def _policy(kind: str, number: str) -> Settings:
+    return {kind: parse(number)}
 
 
-def _policy(text: str, *, flag: str) -> Settings:
-    """Return the settings of a policy written as "auto:10" or "zclip"."""
-    kind, colon, number = text.strip().partition(":")
-    given = number if colon else _NUMBERS.get(kind)
-    if kind not in _NUMBERS or given is None:
-        raise ConfigError(
-            f"{flag} expects norm:NUMBER, value:NUMBER, auto:NUMBER, zclip or "
-            f"agc:NUMBER, got {text!r}"
-        )
-    return {kind: parse(given)}
+def _read_flag(
+    flag: str, read: Callable[[str], tuple[str, ...]], text: str
+) -> tuple[str, ...]:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag} {error}") from None
 
 
 def bundled() -> dict[str, str]:

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gradguard.clipping.policy import Policy, in_words
+from gradguard.clipping.spec import as_data
 from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import parameters_of
 from gradguard.hooks.overrides import overrides
 from gradguard.names import named
+from gradguard.records.clips import ClipData, by_trainer
 
 
 def cautions(trainer: Any, module: Any, policies: Sequence[Policy]) -> Iterator[str]:
@@ -48,15 +50,12 @@ def unoptimized(trainer: Any, module: Any) -> tuple[str, ...]:
     )
 
 
-def clip_in_words(trainer: Any, policies: Sequence[Policy]) -> str:
-    """Return what clips, as one would write it in code, "" for nothing known."""
+def clip_data(trainer: Any, policies: Sequence[Policy]) -> ClipData:
+    """Return what clips, as far as it is known."""
     if policies or not trainer.gradient_clip_val:
-        return in_words(policies)
+        return as_data(policies)
     algorithm = getattr(trainer.gradient_clip_algorithm, "value", None) or "norm"
-    return (
-        f"Trainer(gradient_clip_val={trainer.gradient_clip_val}, "
-        f"gradient_clip_algorithm={str(algorithm)!r})"
-    )
+    return by_trainer(float(trainer.gradient_clip_val), str(algorithm))
 
 
 def clips_scaled(optimizer: object) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from gradguard.fit.cautions import clip_in_words, unoptimized
+from gradguard.fit.cautions import clip_data, unoptimized
 from gradguard.fit.context import FitContext
 from gradguard.fit.epochs import EpochRows
 from gradguard.gradients.columns import ParameterColumns, parameters_of
@@ -70,6 +70,6 @@ def schema_of(columns: ParameterColumns, fit: FitContext, *, label: str) -> Sche
     return Schema(
         columns.names,
         label,
-        clip_in_words(fit.trainer, fit.wanted.policies),
+        clip_data(fit.trainer, fit.wanted.policies),
         unoptimized(fit.trainer, fit.module),
     )

@@ -8,8 +8,7 @@ from weakref import WeakSet
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradguard.clipping.by_name import check
-from gradguard.clipping.policy import State
+from gradguard.clipping.policy import State, check
 from gradguard.fit.cautions import (
     cautions,
     clips_scaled,

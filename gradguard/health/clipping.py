@@ -25,8 +25,8 @@ def clipping(recording: Recording, found: Iterable[Finding]) -> Finding | None:
         return None
     serious = [finding for finding in found if finding.serious]
     sick = [finding for finding in serious if finding.under_clip == "prevented"]
-    text = "; then ".join(clip.text for clip in recording.clips if clip.text)
-    if not text:
+    text = recording.clipping
+    if not any(clip.text for clip in recording.clips):
         to_try = any(
             one.under_clip in ("prevented", "perhaps prevented") for one in serious
         )

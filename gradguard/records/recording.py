@@ -1,22 +1,17 @@
 """Everything one optimizer of a run left behind: its steps, its clips, its epochs."""
 
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.records.clips import NOTHING, ClipData
 from gradguard.records.records import Floats, Records
 from gradguard.records.statistics import BY_EPOCH
 
 # What is known of each parameter at the end of an epoch, in the order it is stored.
 STATISTICS = tuple(BY_EPOCH)
-
-_NORM = re.compile(
-    r"ClipNorm\(max_norm=(?P<own>[^,)]+), per_parameter=(?P<each>True|False)\)"
-    r"|Trainer\(gradient_clip_val=(?P<trainer>[^,)]+), gradient_clip_algorithm='norm'\)"
-)
 
 
 class ClipInForce(NamedTuple):
@@ -24,24 +19,27 @@ class ClipInForce(NamedTuple):
 
     Attributes:
         step: The first step.
-        text: The policies, or the Trainer's clip, as one would write them in code;
-            empty where neither clips.
+        clip: What clips.
     """
 
     step: int
-    text: str
+    clip: ClipData
+
+    @property
+    def text(self) -> str:
+        """What clips as one would write it in code; empty where nothing does."""
+        return str(self.clip)
 
     @property
     def max_norm(self) -> float | None:
-        """The largest norm it lets through; None where it does not clip by a fixed one."""
-        found = _NORM.search(self.text)
-        return float(found["own"] or found["trainer"]) if found else None
+        """The largest fixed norm let through of the total, else of each parameter."""
+        total = self.clip.max_norm_of_total
+        return self.clip.max_norm_of_each if total is None else total
 
     @property
     def per_parameter(self) -> bool:
         """Whether `max_norm` holds for each parameter by itself."""
-        found = _NORM.search(self.text)
-        return found is not None and found["each"] == "True"
+        return self.clip.max_norm_of_total is None and self.max_norm is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +80,13 @@ class Recording:
     """
 
     records: Records
-    clips: tuple[ClipInForce, ...] = (ClipInForce(0, ""),)
+    clips: tuple[ClipInForce, ...] = (ClipInForce(0, NOTHING),)
     unoptimized: tuple[str, ...] = ()
     epochs: Epochs | None = None
+
+    @property
+    def clipping(self) -> str:
+        """What clipped, as one would write it in code, and from which step on if it changed."""
+        first, *later = self.clips
+        changes = (f"; from step {clip.step} {clip.text or 'none'}" for clip in later)
+        return (first.text or "none") + "".join(changes)

@@ -33,6 +33,7 @@ def _run(run: Run, view: View) -> dict[str, Any]:
         "clips": [
             {
                 "step": clip.step,
+                **clip.clip.to_json(),
                 "text": clip.text,
                 "max_norm": clip.max_norm,
                 "per_parameter": clip.per_parameter,

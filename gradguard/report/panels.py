@@ -1,6 +1,6 @@
 """A recording in, what its pictures show out: lines and marks, few enough to draw."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -201,21 +201,30 @@ def _thinned(
     return steps[starts].tolist(), largest(norms, _MOST_POINTS).tolist()
 
 
-def _thresholds(recording: Recording) -> list[Line]:
-    """Return one line over the steps at which a known norm was the largest let through."""
+def _thresholds(recording: Recording) -> Iterator[Line]:
+    """Yield a line over the steps at which a known norm was the largest let through."""
+    clips = [in_force.clip for in_force in recording.clips]
+    total = [clip.max_norm_of_total for clip in clips]
+    each = [clip.max_norm_of_each for clip in clips]
+    yield from _threshold("max_norm", recording, total)
+    yield from _threshold("max_norm, each parameter", recording, each)
+
+
+def _threshold(
+    name: str, recording: Recording, max_norms: list[float | None]
+) -> Iterator[Line]:
     steps = recording.records.steps
-    starts = [clip.step for clip in recording.clips]
+    starts = [in_force.step for in_force in recording.clips]
     stops = [*starts[1:], int(steps[-1]) + 1]
     x: list[float] = []
     y: list[float] = []
-    for clip, start, stop in zip(recording.clips, starts, stops, strict=True):
+    for max_norm, start, stop in zip(max_norms, starts, stops, strict=True):
         first, last = max(start, int(steps[0])), min(stop - 1, int(steps[-1]))
-        if clip.max_norm is not None and first <= last:
+        if max_norm is not None and first <= last:
             x += [first, last, np.nan]
-            y += [clip.max_norm, clip.max_norm, np.nan]
-    each = any(clip.per_parameter for clip in recording.clips)
-    name = "max_norm, each parameter" if each else "max_norm"
-    return [Line(name, "threshold", x[:-1], y[:-1], "#888888")] if x else []
+            y += [max_norm, max_norm, np.nan]
+    if x:
+        yield Line(name, "threshold", x[:-1], y[:-1], "#888888")
 
 
 def _nonfinite(records: Records, lines: list[Line]) -> list[Line]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from gradguard.records.recording import ClipInForce
 from gradguard.report.facts import Facts, ParameterFacts, facts
 from gradguard.report.runs import Found, Run
 
@@ -48,19 +47,8 @@ def _in_words(run: Run, known: Facts) -> dict[str, str]:
 
 
 def clipping(run: Run) -> str:
-    """Return what clips, and what did from a later step on."""
-    first, *later = run.recording.clips
-    changes = (f"; from step {clip.step} {clip_in_words(clip)}" for clip in later)
-    return clip_in_words(first) + "".join(changes)
-
-
-def clip_in_words(clip: ClipInForce) -> str:
-    """Return a clip by one norm as "norm 5", another as one would write it in code."""
-    if clip.max_norm is None or clip.text.count("(") > 1:
-        return clip.text or "none"
-    each = " per parameter" * clip.per_parameter
-    whose = ", by Lightning" * clip.text.startswith("Trainer")
-    return f"norm {clip.max_norm:g}{each}{whose}"
+    """Return what clips, and what did from a later step on, as one would write it in code."""
+    return run.recording.clipping
 
 
 def left_out(found: Found) -> list[str]:

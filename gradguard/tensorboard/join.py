@@ -119,7 +119,7 @@ def _clips(writes: list[Write]) -> tuple[ClipInForce, ...]:
     """Return at which steps the clip changed, and to what."""
     clips: list[ClipInForce] = []
     for write in writes:
-        if write.steps.size and (not clips or clips[-1].text != write.schema.clip):
+        if write.steps.size and (not clips or clips[-1].clip != write.schema.clip):
             clips.append(ClipInForce(int(write.steps[0]), write.schema.clip))
     return tuple(clips)
 

@@ -15,7 +15,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from gradguard.records.recording import STATISTICS, Recording
 from gradguard.records.records import Records
-from gradguard.records.schema import Schema
+from gradguard.records.schema import NewerSchemaError, Schema
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.join import EpochWrite, Write, join
 
@@ -32,7 +32,7 @@ _PARTS: dict[str, tuple[type[Write] | type[EpochWrite] | None, tuple[str, ...]]]
 
 
 class DamagedFileError(ValueError):
-    """An event file holds bytes that nobody wrote: which file, and where."""
+    """An event file holds what this version cannot read: which file, and where or why."""
 
 
 def read_run(path: str | Path, optimizer: str | None = None) -> Records:
@@ -104,6 +104,8 @@ def _writes(file: Path) -> Iterator[Write | EpochWrite]:
             continue
         try:
             writes = list(_decoded(data, schemas))
+        except NewerSchemaError as error:
+            raise DamagedFileError(f"{file} {error}") from None
         except (DecodeError, KeyError, TypeError, ValueError):
             # What protobuf, JSON and numpy say of bytes that are none of theirs.
             raise DamagedFileError(f"{file} is damaged at byte {position}") from None

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gradguard import AdaptiveClip, AutoClip, ByName, ClipNorm, ClipValue, ZClip
-from gradguard.clipping.by_name import check
-from gradguard.clipping.policy import Policy, State, apply, in_words
+from gradguard.clipping.policy import Policy, State, check, in_words
 from gradguard.gradients.norms import Gradients
+from tests.support.clips import apply
 
 NAMES = ["rnn.weight", "rnn.bias", "head.weight", "head.bias"]
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,12 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from gradguard import AutoClip, ByName, ClipNorm, Clipper, ClipValue, ZClip
-from gradguard.clipping.policy import Policy
+from gradguard.clipping.policy import Clip, Policy, scale
+from gradguard.gradients.norms import Gradients
+from tests.support.clips import of_the_table
 
 LEARNERS: list[Policy] = [
     AutoClip(10, history=30),
     ZClip(),
     ByName({"0.*": ZClip(), "*": AutoClip(50)}),
+    AutoClip(30, history=30, per_parameter=True),
+    ZClip(1.0, warmup=9, per_parameter=True),
 ]
 learners = pytest.mark.parametrize("policy", LEARNERS, ids=repr)
 
@@ -27,7 +32,7 @@ def net() -> nn.Module:
 class Loop:
     """A plain training loop, one batch a step, each tenth a thousand times as large."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Clip) -> None:
         self.model = net()
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, 0.9)
         self.clipper = Clipper(self.model.named_parameters(), policy)
@@ -146,7 +151,157 @@ def test_state_survives_a_file_read_without_pickle(
 
     state = torch.load(tmp_path / "state.pt", weights_only=True)
 
-    torch.testing.assert_close(state, loop.clipper.state_dict(), equal_nan=True)
+    pairs = zip(leaves(state), leaves(loop.clipper.state_dict()), strict=True)
+    for (path, read), (written, kept) in pairs:
+        assert path == written
+        if isinstance(kept, Tensor):
+            torch.testing.assert_close(read, kept, equal_nan=True, rtol=0, atol=0)
+        else:
+            assert read == kept
+
+
+def leaves(state: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(state, dict):
+        yield path, state
+        return
+    for key, value in state.items():
+        yield from leaves(value, f"{path}/{key}")
+
+
+def resumed(policy: Clip, state: dict[str, Any]) -> Loop:
+    loop = Loop(policy)
+    loop.load({"model": net().state_dict(), "clipper": state})
+    return loop
+
+
+def seen(state: dict[str, Any]) -> int:
+    return int(state["seen"])
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ([ZClip()], [ClipNorm(5.0), ZClip()]),
+        ([ClipNorm(5.0), ZClip()], [ZClip()]),
+        ([AutoClip(), ZClip()], [ZClip(), AutoClip()]),
+        ([ZClip()], [ZClip(3.0)]),
+    ],
+    ids=["put in front", "removed", "moved", "another number"],
+)
+def test_change_of_policies_takes_nothing_from_the_others(
+    first: list[Policy], then: list[Policy]
+) -> None:
+    loop = Loop(first)
+    loop.run(0, 30)
+
+    later = resumed(then, loop.clipper.state_dict())
+    later.run(30, 31)
+
+    assert seen(later.clipper.state_dict()["0.ZClip"]) == 31
+
+
+def test_change_within_a_pattern_takes_nothing_from_the_others() -> None:
+    loop = Loop(ByName({"0.*": ZClip()}))
+    loop.run(0, 30)
+
+    later = resumed(
+        ByName({"2.*": ClipNorm(1.0), "0.*": [ClipNorm(5.0), ZClip()]}),
+        loop.clipper.state_dict(),
+    )
+    later.run(30, 31)
+
+    learned = [
+        x.clipper.state_dict()["0.ByName"]["0.*"]["0.ZClip"] for x in (loop, later)
+    ]
+    assert 20 < seen(learned[0]) <= seen(learned[1])
+
+
+def test_two_of_one_class_learn_apart() -> None:
+    loop = Loop([AutoClip(50), AutoClip(10)])
+    loop.run(0, 30)
+
+    state = loop.clipper.state_dict()
+
+    assert list(state) == ["0.AutoClip", "1.AutoClip"]
+    assert not torch.equal(state["0.AutoClip"]["totals"], state["1.AutoClip"]["totals"])
+
+
+def as_0_1_filed_it(state: dict[str, Any]) -> dict[str, Any]:
+    """File states by place and class, as the release did, inside patterns as well."""
+    filed = {}
+    for place, (key, own) in enumerate(state.items()):
+        name = key.partition(".")[0]
+        inner = (
+            {pattern: as_0_1_filed_it(inside) for pattern, inside in own.items()}
+            if name == "ByName"
+            else own
+        )
+        filed[f"{place}.{name}"] = inner
+    return filed
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *LEARNERS,
+        [ClipNorm(5.0), ZClip(), ZClip(3.0)],
+        [ZClip(), ByName({"0.weight": ZClip(), "*": [AutoClip(50), AutoClip(90)]})],
+    ],
+    ids=repr,
+)
+def test_state_of_an_old_checkpoint_is_taken_up(policy: Clip) -> None:
+    whole, first, second = Loop(policy), Loop(policy), Loop(policy)
+
+    whole.run(0, 100)
+    first.run(0, 55)
+    saved = first.save()
+    second.load(saved | {"clipper": as_0_1_filed_it(saved["clipper"])})
+    second.run(55, 100)
+
+    assert torch.equal(second.weights, whole.weights)
+
+
+def test_old_checkpoint_helps_a_policy_behind_another() -> None:
+    loop = Loop(ZClip())
+    loop.run(0, 30)
+
+    later = resumed(
+        [ClipNorm(5.0), ZClip()], {"0.ZClip": loop.clipper.state_dict()["0.ZClip"]}
+    )
+    later.run(30, 31)
+
+    assert seen(later.clipper.state_dict()["0.ZClip"]) == 31
+
+
+class Halving:
+    """A user's own policy, with nothing but what `Policy` asks for."""
+
+    def clip(
+        self, gradients: Gradients, norms: Tensor, state: dict[str, Any]
+    ) -> Tensor:
+        state["threshold"] = norms.max() / 2
+        return scale(gradients, norms, torch.full_like(norms, 0.5))
+
+
+def test_own_policy_clips_and_its_threshold_is_known() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    clipper = Clipper([("a", parameter)], [Halving(), ByName({"a": Halving()})])
+
+    record = clipper.clip()
+
+    assert record.after.tolist() == [5 / 4]
+    assert clipper.thresholds() == {"Halving": 5 / 2, "ByName": 5 / 4}
+
+
+def test_threshold_of_a_policy_that_is_gone_is_not_in_force() -> None:
+    loop = Loop([Halving(), ClipNorm(5.0)])
+    loop.run(0, 3)
+
+    later = resumed(ClipNorm(5.0), loop.clipper.state_dict())
+    later.run(3, 4)
+
+    assert later.clipper.thresholds() == {"": 5.0}
 
 
 def test_state_is_a_copy() -> None:
@@ -174,7 +329,7 @@ def test_policy_is_shared_and_what_it_learns_is_not() -> None:
     ("policies", "thresholds"),
     [
         ([ClipNorm(5.0)], {"": 5.0}),
-        ([ClipNorm(5.0), ClipValue(1.0)], {"0.ClipNorm": 5.0, "1.ClipValue": 1.0}),
+        ([ClipNorm(5.0), ClipValue(1.0)], {"ClipNorm": 5.0, "ClipValue": 1.0}),
         (
             [ByName({"a": ClipNorm(5.0), "b": ClipValue(1.0)})],
             {"a": 5.0, "b": 1.0},
@@ -191,6 +346,29 @@ def test_thresholds_in_force(
     clipper.clip()
 
     assert clipper.thresholds() == thresholds
+
+
+@pytest.mark.parametrize("policy", of_the_table(), ids=repr)
+def test_every_policy_tells_its_thresholds(policy: Policy) -> None:
+    loop = Loop(policy)
+    loop.run(0, 3)
+
+    told = loop.clipper.thresholds()
+
+    assert all(float(value) > 0 for value in told.values())
+    assert told.keys() in ({""}, {"smallest", "largest"})
+
+
+@pytest.mark.parametrize("policy", of_the_table(), ids=repr)
+def test_every_policy_goes_on_where_it_was_saved(policy: Policy) -> None:
+    whole, first, second = Loop(policy), Loop(policy), Loop(policy)
+
+    whole.run(0, 40)
+    first.run(0, 25)
+    second.load(first.save())
+    second.run(25, 40)
+
+    assert torch.equal(second.weights, whole.weights)
 
 
 def test_learned_threshold_is_the_one_in_force() -> None:

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gradguard.clipping.fixed import ClipNorm, ClipValue
-from gradguard.clipping.policy import Policy, apply, in_order, in_words
+from gradguard.clipping.policy import Policy, in_order, in_words
 from gradguard.gradients.norms import Gradients
+from tests.support.clips import apply
 
 POLICIES: list[list[Policy]] = [
     [ClipNorm(1.0)],
     [ClipNorm(1.0, per_parameter=True)],
+    [ClipNorm(1.0, norm_type=math.inf)],
     [ClipValue(0.5)],
     [ClipNorm(1.0), ClipValue(0.1)],
     [ClipValue(0.5), ClipNorm(1.0)],
@@ -67,6 +69,53 @@ def test_clip_norm_is_bit_identical_to_torch(max_norm: float) -> None:
 
     for ours, other in zip(gradients, theirs, strict=True):
         assert torch.equal(ours, other.grad)  # type: ignore[arg-type] # set above
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1.0, 3.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clip_by_largest_element_is_bit_identical_to_torch(
+    max_norm: float, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    gradients = [torch.randn(n, 7, dtype=dtype) for n in (1, 50, 3, 200)]
+    theirs = parameters_with(gradients)
+
+    _, after = clip([ClipNorm(max_norm, norm_type=math.inf)], gradients)
+    torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type=math.inf)
+
+    for ours, other in zip(gradients, theirs, strict=True):
+        assert torch.equal(ours, other.grad)  # type: ignore[arg-type] # set above
+    assert after.tolist() == pytest.approx([float(g.norm()) for g in gradients])
+
+
+def test_largest_element_of_each_parameter_is_clipped_by_itself() -> None:
+    gradients = [torch.tensor([3.0, -4.0]), torch.tensor([0.5]), torch.zeros(0)]
+
+    clip([ClipNorm(2.0, per_parameter=True, norm_type=math.inf)], gradients)
+
+    assert gradients[0].tolist() == pytest.approx([1.5, -2.0])
+    assert gradients[1].tolist() == [0.5]
+
+
+def test_clip_by_largest_element_reaches_half_precision() -> None:
+    gradients = [torch.full((3,), 8.0).bfloat16(), torch.full((2,), 16.0)]
+
+    _, after = clip([ClipNorm(4.0, norm_type=math.inf)], gradients)
+
+    assert gradients[0].tolist() == [2.0] * 3
+    assert after.tolist() == pytest.approx([2 * math.sqrt(3), 4 * math.sqrt(2)])
+
+
+def test_clip_by_largest_element_refuses_shards() -> None:
+    shards = Gradients([torch.ones(2)], whole=lambda norms: norms)
+
+    with pytest.raises(NotImplementedError, match="needs whole gradients"):
+        apply([ClipNorm(1.0, norm_type=math.inf)], shards, {})
+
+
+def test_other_norms_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"norm_type must be 2 or inf, got 1"):
+        ClipNorm(1.0, norm_type=1)
 
 
 @pytest.mark.parametrize("clip_value", [0.01, 1.0, 3.0, 100.0])

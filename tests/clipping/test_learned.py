@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradguard.clipping.agc import AdaptiveClip
-from gradguard.clipping.fixed import ClipNorm, ClipValue
+from gradguard.clipping.clipper import Clipper
 from gradguard.clipping.learned import AutoClip, ZClip
-from gradguard.clipping.policy import Policy, State, apply
+from gradguard.clipping.policy import Policy, State
 from gradguard.gradients.norms import Gradients
+from tests.support.clips import apply, of_the_table
 
 LEARNERS: list[Policy] = [AutoClip(10), AutoClip(50, history=20), ZClip()]
 POLICIES: list[Policy] = [*LEARNERS, AdaptiveClip()]
@@ -152,6 +153,251 @@ def test_a_bad_gradient_is_left_as_it_is(policy: Policy) -> None:
 
     assert gradients[0].tolist() == [3.0, math.inf]
     assert gradients[1].tolist() == [4.0]
+
+
+@learners
+@given(
+    totals=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=80),
+    places=st.lists(st.integers(0, 80), max_size=30),
+)
+@examples
+def test_zeros_teach_nothing(
+    policy: Policy, totals: list[float], places: list[int]
+) -> None:
+    mixed: list[float] = list(totals)
+    for place in places:
+        mixed.insert(place, 0.0)
+
+    after = totals_after(policy, mixed)
+
+    assert [x for x in after if x > 0] == totals_after(policy, totals)
+
+
+@given(
+    tiny=st.floats(1e-30, 1e-2), steps=st.integers(30, 200), level=st.floats(0.1, 1e3)
+)
+@examples
+def test_late_start_opens_zclip(tiny: float, steps: int, level: float) -> None:
+    early = [tiny * total for total in healthy(steps)]
+    late = [level * total for total in healthy(600)]
+
+    after = totals_after(ZClip(), early + late)[steps:]
+
+    assert sum(after[-100:]) > 0.9 * sum(late[-100:])
+
+
+@given(
+    tiny=st.floats(1e-30, 1e-2), steps=st.integers(1, 400), level=st.floats(0.1, 1e3)
+)
+@examples
+def test_late_start_opens_autoclip(tiny: float, steps: int, level: float) -> None:
+    policy = AutoClip(10, history=200)
+    late = [level * total for total in healthy(300)]
+
+    after = totals_after(policy, [tiny] * steps + late)[steps:]
+
+    assert min(a / b for a, b in zip(after[30:], late[30:], strict=True)) > 0.005
+    assert sum(after[-50:]) > 0.5 * sum(late[-50:])
+
+
+def test_autoclip_cuts_no_usual_step_to_nothing() -> None:
+    mostly_small = [1e-9 if step % 3 else 1.0 for step in range(300)]
+
+    after = totals_after(AutoClip(10), mostly_small)
+
+    assert after[-3] == pytest.approx(0.01 * 1.0)
+
+
+def test_spikes_are_clipped_to_the_mean_though_they_come_in_pairs() -> None:
+    spikes = [1e6 if step % 40 in (0, 1) and step > 30 else 1.0 for step in range(300)]
+
+    after = totals_after(ZClip(), spikes)
+
+    assert max(after) < 1.5
+
+
+def trained(policy: Policy | None, loss: Any, steps: int) -> float:
+    """Train one linear layer by SGD; return its last hundred losses' mean."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    clipper = Clipper(model.named_parameters(), policy)
+    losses = []
+    for step in range(steps):
+        x = torch.randn(4, 8)
+        value, scale = loss(model, x, step)
+        optimizer.zero_grad()
+        (scale * value).backward()
+        clipper.clip()
+        optimizer.step()
+        losses.append(float(value.detach()))
+    return sum(losses[-100:]) / 100
+
+
+def hinge(model: Any, x: Tensor, _: int) -> tuple[Tensor, float]:
+    """A margin loss that is exactly 0 on most steps once it has been learned a little."""
+    return (0.3 - x[:, :1].sign() * model(x)).clamp(min=0).mean(), 1.0
+
+
+def late(model: Any, x: Tensor, step: int) -> tuple[Tensor, float]:
+    """A regression whose loss counts for next to nothing on the first 200 steps."""
+    return (model(x) - 3 * x[:, :1]).square().mean(), 1.0 if step >= 200 else 1e-9
+
+
+each_way = pytest.mark.parametrize(
+    "policy",
+    [
+        AutoClip(10, history=200),
+        ZClip(),
+        AutoClip(10, history=200, per_parameter=True),
+        ZClip(per_parameter=True),
+    ],
+    ids=repr,
+)
+
+
+@each_way
+def test_hinge_loss_trains_as_without_a_clip(policy: Policy) -> None:
+    start = trained(None, hinge, 100)
+
+    assert trained(policy, hinge, 1000) < 0.3 * start
+
+
+@each_way
+def test_late_start_trains(policy: Policy) -> None:
+    untrained = trained(None, late, 200)
+
+    assert trained(policy, late, 1000) < 0.01 * untrained
+
+
+NAMES = ("first", "second", "third")
+
+
+def clip_named(
+    policy: Policy, norms: dict[str, float], state: State
+) -> dict[str, float]:
+    """Clip one gradient of each norm; return the norms after by name."""
+    parameters = {name: torch.ones(1) for name in norms}
+    gradients = Gradients(
+        [torch.tensor([norm]) for norm in norms.values()],
+        parameters=list(parameters.values()),
+        names={parameter: name for name, parameter in parameters.items()},
+    )
+    return dict(zip(norms, apply([policy], gradients, state)[1].tolist(), strict=True))
+
+
+per_parameter = pytest.mark.parametrize(
+    ("each", "alone"),
+    [
+        (AutoClip(30, history=20, per_parameter=True), AutoClip(30, history=20)),
+        (ZClip(warmup=5, per_parameter=True), ZClip(warmup=5)),
+    ],
+    ids=["AutoClip", "ZClip"],
+)
+
+
+def of_each(steps: int) -> list[dict[str, float]]:
+    """Norms of three parameters; in some steps some have no gradient, in any order."""
+    columns = [with_spikes(healthy(steps, seed)) for seed in range(3)]
+    rows = []
+    for step, values in enumerate(zip(*columns, strict=True)):
+        row = dict(
+            zip(NAMES, (1e-3 * values[0], values[1], 1e3 * values[2]), strict=True)
+        )
+        if step % 5 == 2:
+            del row["second"]
+        if step < 9:
+            del row["third"]
+        rows.append(row if step % 2 else dict(reversed(row.items())))
+    return rows
+
+
+@per_parameter
+def test_each_parameter_learns_as_if_it_were_alone(each: Policy, alone: Policy) -> None:
+    state: State = {}
+    rows = of_each(120)
+
+    after = [clip_named(each, row, state) for row in rows]
+
+    for name in NAMES:
+        own = [row[name] for row in rows if name in row]
+        mine = [row[name] for row in after if name in row]
+        assert mine == pytest.approx(totals_after(alone, own), rel=1e-6)
+
+
+@per_parameter
+def test_parameters_without_names_learn_by_their_place(
+    each: Policy, alone: Policy
+) -> None:
+    state: State = {}
+    rows = [(a, 100 * b) for a, b in zip(healthy(60), healthy(60, 1), strict=True)]
+
+    after = [
+        apply([each], Gradients([torch.tensor([n]) for n in row]), state)[1].tolist()
+        for row in rows
+    ]
+
+    for column in (0, 1):
+        own = [row[column] for row in rows]
+        expected = totals_after(alone, own)
+        assert [row[column] for row in after] == pytest.approx(expected, rel=1e-6)
+
+
+@per_parameter
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_gradient_among_good_ones_teaches_none(
+    each: Policy,
+    alone: Policy,  # noqa: ARG001 (the pair is one case)
+    bad: float,
+) -> None:
+    state: State = {}
+    for row in of_each(40):
+        clip_named(each, row, state)
+    saved, key = copy.deepcopy(state), type(each).__name__
+
+    after = clip_named(each, {"first": bad, "second": 99.0, "third": 1.0}, state)
+
+    assert after["second"] == 99.0
+    for field in saved[key].keys() - {"names", "threshold"}:
+        torch.testing.assert_close(
+            state[key][field], saved[key][field], equal_nan=True, rtol=0, atol=0
+        )
+
+
+@per_parameter
+def test_state_of_the_total_is_forgotten_for_that_of_each(
+    each: Policy, alone: Policy
+) -> None:
+    state: State = {}
+    totals_after(alone, healthy(30), state)
+
+    clip_named(each, {"first": 1.0}, state)
+
+    assert state[type(each).__name__]["seen"].tolist() == [1]
+
+
+def test_thresholds_of_each_are_told_by_the_smallest_and_the_largest() -> None:
+    policy = AutoClip(100, per_parameter=True)
+    state: State = {}
+    clip_named(policy, {"first": 2.0, "second": 8.0, "third": 4.0}, state)
+
+    told = policy.thresholds(state["0.AutoClip"])
+
+    assert {key: float(value) for key, value in told.items()} == {
+        "smallest": 2.0,
+        "largest": 8.0,
+    }
+
+
+def test_zclip_goes_on_from_what_0_1_kept() -> None:
+    state: State = {}
+    totals_after(ZClip(), healthy(60), state)
+    del state["0.ZClip"]["level"]
+
+    after = totals_after(ZClip(), [1.0, 50.0], state)
+
+    assert after[0] == 1.0
+    assert after[1] < 1.5
 
 
 @learners
@@ -373,7 +619,7 @@ def no_sync() -> NoSync:
     return NoSync()  # type: ignore[no-untyped-call] # by its base
 
 
-@pytest.mark.parametrize("policy", [*POLICIES, ClipNorm(1.0), ClipValue(1.0)], ids=repr)
+@pytest.mark.parametrize("policy", [*of_the_table(), ZClip(warmup=2)], ids=repr)
 def test_no_policy_syncs(policy: Policy) -> None:
     state: State = {}
 

@@ -1,5 +1,6 @@
 """Experiments: layers, schema, and the sentences about mistakes."""
 
+import math
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradguard.clipping.spec import POLICIES, either
 from gradguard.errors import ConfigError
+from gradguard.experiments.build import build
 from gradguard.experiments.config import Experiment
 from gradguard.experiments.resolve import clip_list, dump, parse, resolve
 from gradguard.names import nearest
+from gradguard.records.clips import BY_NAME
 
 SETTINGS = [
     "",
@@ -28,6 +32,9 @@ def write(folder: Path, text: str) -> str:
     file = folder / "mine.yaml"
     file.write_text(text)
     return str(file)
+
+
+WITH_EACH = [kind for kind, row in POLICIES.items() if "per_parameter" in row.options]
 
 
 def mistake(*assignments: str, config: str = "srn") -> str:
@@ -137,6 +144,39 @@ def test_every_policy_has_its_yaml() -> None:
     assert experiment.on_nonfinite == "raise"
 
 
+def test_every_field_of_a_policy_is_kept_in_the_file() -> None:
+    clip = (
+        "clip=[{norm: 1, norm_type: .inf}, {zclip: 2.5, alpha: 0.9, warmup: 50}, "
+        "{auto: 10, history: 9, per_parameter: true}, {agc: 0.1, eps: 1e-2}]"
+    )
+    experiment = resolve(config="srn", assignments=[clip])
+
+    again = resolve(config="srn", values=parse(dump(experiment)))
+
+    assert again == experiment
+    assert [one.options for one in again.clip] == [
+        {"norm_type": math.inf},
+        {"alpha": 0.9, "warmup": 50},
+        {"history": 9, "per_parameter": True},
+        {"eps": 0.01},
+    ]
+
+
+def test_file_of_0_1_names_options_that_are_none_of_the_policy_s() -> None:
+    clip = "clip=[{value: 1.0, per_parameter: false, exclude: []}]"
+
+    experiment = resolve(config="srn", assignments=[clip])
+
+    assert experiment.clipping == "value 1"
+
+
+def test_number_that_only_the_policy_can_refuse_is_told() -> None:
+    experiment = resolve(config="srn", assignments=["clip=[{norm: 1, norm_type: 3}]"])
+
+    with pytest.raises(ConfigError, match="clip: norm_type must be 2 or inf, got 3"):
+        build(experiment)
+
+
 def test_clip_list_is_absent_without_flags() -> None:
     assert clip_list(None, None, order=None, per_parameter=False) is None
 
@@ -208,7 +248,7 @@ def test_unknown_setting_is_answered_with_the_nearest(
         ("clip=[{value: .inf}]", "clip[0].value should be a finite number, got inf"),
         (
             "clip=[{}]",
-            "clip[0] should have one of norm, value, auto, zclip, agc or by_name, got {}",
+            f"clip[0] should have one of {either([*POLICIES, BY_NAME])}, got {{}}",
         ),
         (
             "clip=[{norm: 1.0, exclude: [a]}]",
@@ -222,7 +262,7 @@ def test_unknown_setting_is_answered_with_the_nearest(
         ("clip=5", "clip should be a valid list, got 5"),
         (
             "clip=[{value: 1, per_parameter: true}]",
-            "clip[0] should have norm where it has per_parameter, "
+            f"clip[0] should have {either(WITH_EACH)} where it has per_parameter, "
             "got {'value': 1, 'per_parameter': True}",
         ),
         (

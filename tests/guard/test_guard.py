@@ -51,6 +51,25 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(
     assert 0 < clipped[40:].sum() < 40
 
 
+@learners
+def test_policy_put_in_front_takes_nothing_from_a_checkpoint(
+    policy: Policy, tmp_path: Path
+) -> None:
+    first = trainer(tmp_path / "a", GradGuard(clip=policy), max_epochs=2)
+    first.fit(Net())
+    first.save_checkpoint(tmp_path / "half.ckpt")
+
+    second = trainer(tmp_path / "b", GradGuard(clip=[ClipNorm(9.0), policy]))
+    second.fit_loop.max_epochs = 4
+    second.fit(Net(), ckpt_path=str(tmp_path / "half.ckpt"))
+    second.save_checkpoint(tmp_path / "whole.ckpt")
+
+    saved = (tmp_path / name for name in ("half.ckpt", "whole.ckpt"))
+    learned = [torch.load(path, weights_only=True)["gradguard"][0] for path in saved]
+    seen = [int(state[type(policy).__name__]["seen"]) for state in learned]
+    assert seen == [40, 80]
+
+
 def test_checkpoint_of_an_observer_is_as_it_was(tmp_path: Path) -> None:
     class Save(Callback):
         def on_train_end(self, trainer: Any, _: Any) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import gradguard
+from gradguard.clipping.spec import POLICIES
 from gradguard.experiments.resolve import parse, resolve
+from gradguard.records.clips import BY_NAME
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs/guard.md").read_text()
@@ -29,14 +30,14 @@ def test_yaml_is_an_experiment() -> None:
     experiment = resolve(config="srn", values=parse(text))
 
     assert experiment.on_nonfinite == "skip"
-    assert [clip.zclip for clip in experiment.clip] == [2.5, None]
+    assert [clip.kind for clip in experiment.clip] == ["zclip", "by_name"]
 
 
 def test_every_policy_has_its_row() -> None:
-    policies = {name for name in gradguard.__all__ if "Clip" in name} | {"ByName"}
-    rows = set(re.findall(r"^\| `(\w+)\(", PAGE, re.MULTILINE))
+    rows = re.findall(r"^\| `(\w+)\(.*?\| `(\w+)` \|", PAGE, re.MULTILINE)
 
-    assert rows == policies - {"Clipper"}
+    names = {row.name: kind for kind, row in POLICIES.items()}
+    assert dict(rows) == names | {"ByName": BY_NAME}
 
 
 @pytest.mark.slow

@@ -115,7 +115,11 @@ def test_what_does_not_run_away_is_no_explosion(totals: list[float]) -> None:
 
 def test_growth_that_a_clip_bounded_is_a_note() -> None:
     before = np.array([[1.0], [4.0], [16.0], [64.0]])
-    clipped = recording(before, np.minimum(before, 1), clip="ClipNorm(max_norm=1.0")
+    clipped = recording(
+        before,
+        np.minimum(before, 1),
+        clip="ClipNorm(max_norm=1.0, per_parameter=False)",
+    )
 
     assert found(clipped)["exploding"].severity == "note"
     assert "clip-too-high" not in found(clipped)

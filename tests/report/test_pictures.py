@@ -1,6 +1,7 @@
 """`gradguard report --html` in a real browser, and `--figure` as pixels."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -15,8 +16,12 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from gradguard import ByName, ClipNorm, ClipValue
+from gradguard.clipping.policy import Policy
+from gradguard.clipping.spec import as_data
 from gradguard.errors import ConfigError
-from gradguard.records.recording import STATISTICS, Epochs, Recording
+from gradguard.records.clips import ClipData, by_trainer
+from gradguard.records.recording import STATISTICS, ClipInForce, Epochs, Recording
 from gradguard.records.records import Floats
 from gradguard.report.command import report
 from gradguard.report.panels import Panel, panels, share_scale, span_of
@@ -258,15 +263,36 @@ def test_runs_of_one_model_show_the_same_parameters_in_the_same_colours() -> Non
 
 def test_threshold_is_drawn_where_it_held() -> None:
     recording = norms_of([1.0] * 6)
-    clip = recording.clips[0]._replace(
-        text="ClipNorm(max_norm=5.0, per_parameter=False)"
-    )
-    clips = (clip, clip._replace(step=4, text=""))
+    clips = (ClipInForce(0, as_data([ClipNorm(5.0)])), ClipInForce(4, ClipData()))
 
     [drawn] = by_key(one(Recording(recording.records, clips)))
 
     [line] = [line for line in drawn["steps"].lines if line.style == "threshold"]
     assert (list(line.x), list(line.y)) == ([0, 3], [5.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("policies", "drawn"),
+    [
+        ([ClipNorm(5.0), ClipNorm(1.0)], {"max_norm": 1.0}),
+        ([ClipNorm(2.0, per_parameter=True)], {"max_norm, each parameter": 2.0}),
+        (
+            [ClipNorm(5.0), ClipNorm(2.0, per_parameter=True)],
+            {"max_norm": 5.0, "max_norm, each parameter": 2.0},
+        ),
+        ([ByName({"a": ClipValue(9.0), "*": ClipNorm(1.0)})], {}),
+        ([ClipValue(1.0)], {}),
+    ],
+)
+def test_threshold_is_the_one_that_holds(
+    policies: list[Policy], drawn: dict[str, float]
+) -> None:
+    records = norms_of([1.0] * 6).records
+
+    [row] = by_key(one(Recording(records, (ClipInForce(0, as_data(policies)),))))
+
+    lines = [line for line in row["steps"].lines if line.style == "threshold"]
+    assert {line.name: line.y[0] for line in lines} == drawn
 
 
 def test_nonfinite_steps_are_marked_above_all_lines() -> None:
@@ -343,8 +369,7 @@ def test_figure_takes_any_name(tmp_path: Path, name: str) -> None:
 
 def test_threshold_without_end_has_no_place_on_the_axis() -> None:
     recording = norms_of([1.0] * 3)
-    text = "Trainer(gradient_clip_val=inf, gradient_clip_algorithm='norm')"
-    clips = (recording.clips[0]._replace(text=text),)
+    clips = (recording.clips[0]._replace(clip=by_trainer(math.inf, "norm")),)
 
     [drawn] = by_key(one(Recording(recording.records, clips)))
 

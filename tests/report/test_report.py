@@ -15,7 +15,6 @@ from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import run
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.threshold import suggest
-from gradguard.records.recording import ClipInForce
 from gradguard.records.records import LARGEST_FLOAT32_NORM
 from gradguard.report.command import report
 from gradguard.report.document import document
@@ -23,7 +22,6 @@ from gradguard.report.facts import facts
 from gradguard.report.runs import Run, find_runs
 from gradguard.report.table import print_report
 from gradguard.report.view import View, view
-from gradguard.report.words import clip_in_words
 from gradguard.tensorboard.reader import read_recordings, read_run
 from tests.support import ROOT
 from tests.support.board import records, write
@@ -165,9 +163,10 @@ def test_table_fits_other_widths(trained: Path, width: int) -> None:
 def test_narrow_table_wraps_cells_and_drops_no_letter(
     tmp_path: Path, width: int
 ) -> None:
-    text = "ByName({'a.*': ClipValue(clip_value=0.1), 'b.*': ClipNorm(max_norm=1.0)})"
+    code = "ByName({'a.*': ClipValue(clip_value=0.1), 'b.*': ClipNorm(max_norm=1.0)})"
+    text = "ByName({'a.*': ClipValue(0.1), 'b.*': ClipNorm(1.0)})"
     for name in ("a", "b", "c"):
-        write(tmp_path / name, records(np.ones((3, 2))), clip=text)
+        write(tmp_path / name, records(np.ones((3, 2))), clip=code)
 
     rows = [line[24:] for line in printed(tmp_path, width=width).splitlines()]
     start = next(i for i, row in enumerate(rows) if "ByName" in row)
@@ -217,25 +216,14 @@ def test_findings_and_threshold_are_those_of_the_diagnosis(diverged: Path) -> No
     assert f"max_norm {suggestion.max_norm:.4g}. {suggestion.reason}" in text
 
 
-@pytest.mark.parametrize(
-    ("clip", "told"),
-    [
-        ("ClipNorm(max_norm=5.0, per_parameter=False)", "norm 5"),
-        ("ClipNorm(max_norm=0.5, per_parameter=True)", "norm 0.5 per parameter"),
-        (
-            "Trainer(gradient_clip_val=1.0, gradient_clip_algorithm='norm')",
-            "norm 1, by Lightning",
-        ),
-        ("ClipValue(clip_value=0.5)", "ClipValue(clip_value=0.5)"),
-        ("", "none"),
-    ],
-)
-def test_clip_by_norm_is_told_in_words_and_others_as_code(clip: str, told: str) -> None:
-    assert clip_in_words(ClipInForce(0, clip)) == told
-
-
 def test_clipping_stands_among_the_facts(clipped: Path) -> None:
-    assert "clipping norm 5 " in words(clipped)
+    assert "clipping ClipNorm(5.0) " in words(clipped)
+
+
+def test_clipping_of_a_foreign_run_is_told_as_code(tmp_path: Path) -> None:
+    write(tmp_path, records(np.ones((3, 2))), clip="ClipValue(clip_value=0.5)")
+
+    assert "clipping ClipValue(0.5) " in words(tmp_path)
 
 
 def test_clip_that_changed_is_told_with_its_step(tmp_path: Path) -> None:
@@ -243,7 +231,7 @@ def test_clip_that_changed_is_told_with_its_step(tmp_path: Path) -> None:
         part = records(np.ones((3, 2)), first=start)
         write(tmp_path, part, clip=clip)
 
-    assert "ClipValue(clip_value=0.5); from step 3 none" in words(tmp_path)
+    assert "ClipValue(0.5); from step 3 none" in words(tmp_path)
 
 
 def test_optimizers_have_a_column_each(tmp_path: Path) -> None:
@@ -319,6 +307,16 @@ def test_document_is_json_with_its_schema(diverged: Path, clipped: Path) -> None
         ]
     exploded, cured = content["runs"]
     assert cured["clips"][0]["max_norm"] == 5.0
+    assert cured["clips"][0]["by"] == "gradguard"
+    assert cured["clips"][0]["policies"] == [
+        {
+            "kind": "norm",
+            "name": "ClipNorm",
+            "number": 5.0,
+            "options": {},
+            "patterns": [],
+        }
+    ]
     assert exploded["directory"] == str(diverged)
     assert exploded["findings"][0]["severity"] == "error"
     assert [layer["name"] for layer in cured["layers"]] == list(read_run(clipped).names)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from gradguard.records import old_clips
 from gradguard.records.recording import STATISTICS, Epochs
 from gradguard.records.records import Records, from_stored
 from gradguard.records.schema import Schema
@@ -120,14 +121,18 @@ def write(
     optimizer: str = "",
     epochs: Epochs | None = None,
 ) -> None:
-    """Write each part as one event of a run, and the epochs after the last."""
+    """Write each part as one event of a run, and the epochs after the last.
+
+    `clip` is what clips, in code.
+    """
+    clips = old_clips.read(clip)
     sink = EventFileWriter(str(run))
     writer = EventWriter(sink, run, max_scalars=50)
     for part in parts:
-        writer.write(Schema(part.names, optimizer, clip), part, {})
+        writer.write(Schema(part.names, optimizer, clips), part, {})
     if epochs:
         step = int(parts[-1].steps[-1]) + 1
-        writer.write_epochs(Schema(epochs.names, optimizer, clip), epochs, step)
+        writer.write_epochs(Schema(epochs.names, optimizer, clips), epochs, step)
     writer.close()
     sink.close()
 

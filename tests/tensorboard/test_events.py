@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from gradguard import ClipNorm
+from gradguard.clipping.spec import as_data
 from gradguard.records.intervals import interval_scalars
 from gradguard.records.records import Records, from_stored
 from gradguard.records.schema import Schema
@@ -177,7 +179,7 @@ def test_schemas_that_differ_have_tags_that_differ() -> None:
         Schema(("a", "b")),
         Schema(("b", "a")),
         Schema(("a", "b"), optimizer="optimizer_1"),
-        Schema(("a", "b"), clip="ClipNorm(max_norm=5.0)"),
+        Schema(("a", "b"), clip=as_data([ClipNorm(5.0)])),
     ]
 
     assert len({schema.tag(tags.NORMS) for schema in schemas}) == len(schemas)

@@ -101,6 +101,24 @@ def test_parameter_is_that_of_the_events(served: Board) -> None:
     assert norms["clipped"] == [True] * 5
 
 
+def test_threshold_of_a_parameter_is_the_one_for_it_alone(tmp_path: Path) -> None:
+    code = (
+        "ByName({'*.0.*': ClipNorm(max_norm=3.0, per_parameter=True), "
+        "'*': ClipNorm(max_norm=9.0)})"
+    )
+    write(tmp_path / "run", records(np.full((4, 2), 5.0)), clip=code)
+
+    with board(tmp_path) as tensorboard:
+        tensorboard.wait(lambda: tensorboard.runs() == ["run"])
+        query = {"run": "run", "bins": 4, **EVERYTHING}
+        names = ("layer.0.weight", "layer.1.weight")
+        told = [tensorboard.ask("parameter", parameter=name, **query) for name in names]
+        [clip] = tensorboard.ask("summary", run="run")["clips"]
+
+    assert [norms["thresholds"] for norms in told] == [[3.0], [None]]
+    assert clip["threshold"] is None
+
+
 def test_profile_is_that_of_the_last_step_recorded(served: Board) -> None:
     assert served.ask("profile", run="plain", step=4)["before"] == [1e4, 1.0]
     assert served.ask("profile", run="plain", step=999)["step"] == 9
@@ -498,6 +516,8 @@ def test_entry_point_imports_only_the_base_of_plugins() -> None:
 
     ours = {"gradguard", "gradguard.tensorboard"}
     ours |= {"gradguard.tensorboard.plugin", "gradguard.tensorboard.tags"}
+    ours |= {"gradguard.clipping", "gradguard.clipping.spec"}  # the public names
+    ours |= {"gradguard.records", "gradguard.records.clips"}
     others = set(run.stdout.split()) - ours
     assert {name.split(".")[0].lstrip("_") for name in others} <= {
         name.lstrip("_") for name in sys.stdlib_module_names

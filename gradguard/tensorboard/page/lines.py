@@ -77,7 +77,7 @@ def totals(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
 
 
 def of_parameter(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
-    """Return one parameter's norms; of each bin, the largest."""
+    """Return one parameter's norms, of each bin the largest; and what each clip let through."""
     records = run.records
     rows, bins = query.window(arguments, records), query.bins(arguments)
     column = query.parameter(arguments, records)
@@ -89,6 +89,10 @@ def of_parameter(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
         "after": largest(records.after[rows, column], bins).tolist(),
         "nonfinite": records.steps[rows][nonfinite].tolist(),
         "clipped": (shares(clipped, bins) > 0).tolist(),
+        "thresholds": [
+            in_force.clip.max_norm_of(records.names[column])
+            for in_force in run.recording.clips
+        ],
     }
 
 

@@ -44,6 +44,7 @@ export function parameter(panel, shown, steps, name) {
     const clipped = one.steps.filter((_, at) => one.clipped[at]);
     return [
       ...beforeAfter(one, style),
+      ...threshold(one, style, steps.stop),
       marks(clipped, 0.02, "line-ns-open", style("clipped steps", "muted")),
       nonfinite(one),
     ];
@@ -135,8 +136,9 @@ function line(x, y, { name, legendgroup, color: own, dash, shape, of }) {
 }
 
 // The policies of a run that was resumed may differ from step to step.
-function threshold({ summary: { clips, stop } }, style, end) {
-  const values = clips.map((clip) => (clip.per_parameter ? null : clip.threshold));
+function threshold({ summary: { clips, stop }, thresholds }, style, end) {
+  const total = clips.map((clip) => (clip.per_parameter ? null : clip.threshold));
+  const values = thresholds ?? total; // of one parameter, those for it alone
   if (values.every((value) => value === null)) return [];
   const steps = [...clips.map((clip) => clip.step), Math.max(stop, end)];
   const look = { ...style("threshold", "ink"), dash: "dash", shape: "hv" };
