@@ -92,14 +92,23 @@ def test_nothing_is_attached_when_nobody_asks(
         read_run(tmp_path / "run")
 
 
-def test_a_guard_that_is_there_keeps_its_place(
+def test_a_guard_that_is_there_does_what_the_environment_adds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADGUARD", "clip_norm=0.1")
+
+    fit(lightning.pytorch, tmp_path, GradGuard(layer_statistics=True))
+
+    assert read_run(tmp_path / "run").total_after == pytest.approx(0.1, rel=1e-4)
+
+
+def test_a_guard_that_clips_otherwise_than_the_environment_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADGUARD", "clip_norm=0.001")
 
-    fit(lightning.pytorch, tmp_path, GradGuard(clip=ClipNorm(0.1)))
-
-    assert read_run(tmp_path / "run").total_after == pytest.approx(0.1, rel=1e-4)
+    with pytest.raises(ValueError, match=r"two GradGuards.*differ in clip.*GRADGUARD"):
+        fit(lightning.pytorch, tmp_path, GradGuard(clip=ClipNorm(0.1)))
 
 
 @pytest.mark.parametrize("value", ["", "0"])

@@ -117,7 +117,7 @@ class Clipper:
         return self.columns.row(after)
 
     def thresholds(self) -> dict[str, float | Tensor]:
-        """Return each policy's threshold in force, as "ZClip"; "" if there is only one.
+        """Return each policy's threshold in force, as "0.ZClip"; "" if there is only one.
 
         Learned ones are 0-d tensors on the device.
         """

@@ -89,8 +89,6 @@ _SAID = {"policies": "clip"}
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, OnNonFinite):
-        return repr(value.action)
     return in_words(value) if isinstance(value, tuple) else repr(value)
 
 

@@ -282,18 +282,24 @@ class Watch:
         if not known:
             self._passed.add(optimizer)
             return
+        if in_backward():  # gradients are not complete, here and in other optimizers
+            self._pass_by(optimizer, known)
+            return
         for recorder in self._recorders.values():
             inside = recorder.is_updating and {*held} <= {*recorder.parameters}
             if inside or _same(held, recorder.parameters):
                 self._passed.add(optimizer)
                 recorder.attach(optimizer)
                 return
-        if in_backward() or len(self._others) == _MOST_OTHERS:
-            self._passed.add(optimizer)
-            self.fit.say(updates_elsewhere(optimizer, known, self.fit.wanted))
+        if len(self._others) == _MOST_OTHERS:
+            self._pass_by(optimizer, known)
             return
         self._others.append(optimizer)
         self._adopt(optimizer)
+
+    def _pass_by(self, optimizer: Optimizer, names: Sequence[str]) -> None:
+        self._passed.add(optimizer)
+        self.fit.say(updates_elsewhere(optimizer, names, self.fit.wanted))
 
     def _parts(self, optimizer: Optimizer) -> Parts:
         clips = self._trainer_clips

@@ -137,19 +137,19 @@ def test_parameter_that_comes_later_has_a_warm_up_of_its_own() -> None:
     assert [row[2] for row in after[:100]] == pytest.approx(
         (rows[150:250, 2] / np.maximum(totals, 1.0)).tolist()
     )
-    assert state["AdaGC"]["seen"].tolist() == [300, 300, 150]
+    assert state["0.AdaGC"]["seen"].tolist() == [300, 300, 150]
 
 
 def test_missing_gradient_keeps_what_was_learned() -> None:
     state: State = {}
     run(AdaGC(), noisy(150), state)
-    gamma = state["AdaGC"]["gamma"].clone()
+    gamma = state["0.AdaGC"]["gamma"].clone()
 
     clip(AdaGC(), {"third": 1e-3, "first": 1e-3}, state)
 
-    assert state["AdaGC"]["names"] == NAMES
-    assert state["AdaGC"]["gamma"][1] == gamma[1]
-    assert state["AdaGC"]["gamma"][2] == 0.98 * gamma[2] + (1 - 0.98) * 1e-3
+    assert state["0.AdaGC"]["names"] == NAMES
+    assert state["0.AdaGC"]["gamma"][1] == gamma[1]
+    assert state["0.AdaGC"]["gamma"][2] == 0.98 * gamma[2] + (1 - 0.98) * 1e-3
 
 
 def test_goes_on_where_it_was_saved() -> None:

@@ -230,7 +230,7 @@ def as_0_1_filed_it(state: dict[str, Any]) -> dict[str, Any]:
     """File states by place and class, as the release did, inside patterns as well."""
     filed = {}
     for place, (key, own) in enumerate(state.items()):
-        name = key.partition(".")[0]
+        name = key.partition(".")[2]
         inner = (
             {pattern: as_0_1_filed_it(inside) for pattern, inside in own.items()}
             if name == "ByName"
@@ -291,7 +291,7 @@ def test_own_policy_clips_and_its_threshold_is_known() -> None:
     record = clipper.clip()
 
     assert record.after.tolist() == [5 / 4]
-    assert clipper.thresholds() == {"Halving": 5 / 2, "ByName": 5 / 4}
+    assert clipper.thresholds() == {"0.Halving": 5 / 2, "0.ByName": 5 / 4}
 
 
 def test_threshold_of_a_policy_that_is_gone_is_not_in_force() -> None:
@@ -329,7 +329,7 @@ def test_policy_is_shared_and_what_it_learns_is_not() -> None:
     ("policies", "thresholds"),
     [
         ([ClipNorm(5.0)], {"": 5.0}),
-        ([ClipNorm(5.0), ClipValue(1.0)], {"ClipNorm": 5.0, "ClipValue": 1.0}),
+        ([ClipNorm(5.0), ClipValue(1.0)], {"0.ClipNorm": 5.0, "0.ClipValue": 1.0}),
         (
             [ByName({"a": ClipNorm(5.0), "b": ClipValue(1.0)})],
             {"a": 5.0, "b": 1.0},

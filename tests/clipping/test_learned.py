@@ -353,7 +353,7 @@ def test_a_bad_gradient_among_good_ones_teaches_none(
     state: State = {}
     for row in of_each(40):
         clip_named(each, row, state)
-    saved, key = copy.deepcopy(state), type(each).__name__
+    saved, key = copy.deepcopy(state), f"0.{type(each).__name__}"
 
     after = clip_named(each, {"first": bad, "second": 99.0, "third": 1.0}, state)
 
@@ -373,7 +373,7 @@ def test_state_of_the_total_is_forgotten_for_that_of_each(
 
     clip_named(each, {"first": 1.0}, state)
 
-    assert state[type(each).__name__]["seen"].tolist() == [1]
+    assert state[f"0.{type(each).__name__}"]["seen"].tolist() == [1]
 
 
 def test_thresholds_of_each_are_told_by_the_smallest_and_the_largest() -> None:

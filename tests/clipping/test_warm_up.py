@@ -39,7 +39,7 @@ def test_warmed_up_it_is_clip_norm_to_the_bit() -> None:
     torch.manual_seed(0)
     gradients = [torch.randn(50), torch.randn(3)]
     copies = [gradient.clone() for gradient in gradients]
-    state: State = {"ClipNormWarmUp": {"updates": 7}}
+    state: State = {"0.ClipNormWarmUp": {"updates": 7}}
 
     apply([ClipNormWarmUp(0.3, steps=7)], Gradients(gradients), state)
     apply([ClipNorm(0.3)], Gradients(copies), {})
@@ -70,7 +70,7 @@ def test_threshold_in_force_is_that_of_the_last_update() -> None:
     state: State = {}
     after(policy, 2, state)
 
-    told = [policy.thresholds({}), policy.thresholds(state["ClipNormWarmUp"])]
+    told = [policy.thresholds({}), policy.thresholds(state["0.ClipNormWarmUp"])]
 
     assert told == [{"": 5.0}, {"": 4.0}]
 

@@ -1,0 +1,320 @@
+"""Updates past the Trainer's optimizers: seen where they can be, and said where not."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD, Adam, Optimizer
+
+from gradguard import ClipNorm, GradGuard
+from gradguard.tensorboard.reader import read_optimizers, read_run
+from tests.support.trainers import Net, fit, trainer, weights
+
+MAX_NORM = 0.05
+
+
+class SAM(Optimizer):
+    """Climbs, comes back, and steps by an optimizer of its own; `step` is not for use."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.05})
+        self.base = SGD(self.param_groups, lr=0.05)
+        self.param_groups = self.base.param_groups
+        self.climbed: dict[Tensor, Tensor] = {}
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        for parameter in held(self):
+            assert parameter.grad is not None
+            self.climbed[parameter] = 0.05 * parameter.grad
+            parameter.add_(self.climbed[parameter])
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for parameter in held(self):
+            parameter.sub_(self.climbed[parameter])
+        self.base.step()
+
+    def step(self, closure: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def held(optimizer: Any) -> list[Tensor]:
+    return [
+        parameter
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+
+
+class Manual(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def loss(self, batch: Any) -> Tensor:
+        return Net.training_step(self, batch, 0)
+
+    def backward_of(self, batch: Any) -> None:
+        self.zero_grad()
+        self.manual_backward(self.loss(batch))
+
+
+class Sharp(Manual):
+    def configure_optimizers(self) -> Any:
+        return SAM(self.parameters())
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        sam: Any = self.optimizers()
+        self.backward_of(batch)
+        sam.first_step()
+        self.backward_of(batch)
+        sam.second_step()
+
+
+def sharp_loop(*, clip: bool) -> tuple[Sharp, list[float]]:
+    torch.manual_seed(7)
+    model, totals = Sharp(), []
+    sam = model.configure_optimizers()
+    for batch in model.train_dataloader():
+        for step in (sam.first_step, sam.second_step):
+            model.zero_grad()
+            model.loss(batch).backward()  # type: ignore[no-untyped-call]
+            if step == sam.second_step:
+                norms = [float(p.grad.double().norm()) for p in held(sam)]  # type: ignore[union-attr]
+                totals.append(float(np.linalg.norm(norms)))
+                if clip:
+                    clip_grad_norm_(held(sam), MAX_NORM)
+            step()
+    return model, totals
+
+
+def test_updates_of_an_inner_optimizer_are_recorded(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    trainer(tmp_path, GradGuard()).fit(Sharp())
+
+    _, totals = sharp_loop(clip=False)
+    records = read_run(tmp_path / "run")
+    np.testing.assert_allclose(records.total_before, totals, rtol=1e-5)
+
+
+def test_updates_of_an_inner_optimizer_are_clipped(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    trainer(tmp_path, GradGuard(ClipNorm(MAX_NORM))).fit(model := Sharp())
+
+    expected, _ = sharp_loop(clip=True)
+    assert torch.equal(weights(model), weights(expected))
+
+
+class Wrapper(Optimizer):
+    """Runs its closure by itself and has two others share the parameters."""
+
+    def __init__(self, first: list[Any], second: list[Any]) -> None:
+        super().__init__([*first, *second], {"lr": 0.05})
+        self.inner = [SGD(first, 0.05), Adam(second, 0.05)]
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        for optimizer in self.inner:
+            optimizer.step()
+        return loss
+
+
+@pytest.mark.filterwarnings("ignore:no optimizer holds unused")
+def test_step_within_a_step_is_one_update(tmp_path: Path) -> None:
+    model = Net()
+    model.optimizer = lambda _: Wrapper(
+        list(model.first.parameters()), list(model.second.parameters())
+    )
+
+    trainer(tmp_path, GradGuard(ClipNorm(MAX_NORM))).fit(model)
+
+    records = read_run(tmp_path / "run")
+    assert records.steps.tolist() == list(range(20))
+    assert records.total_after.max() == pytest.approx(MAX_NORM, rel=1e-4)
+
+
+class Ignoring(SGD):
+    """Takes no notice of the closure it is given."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step()
+
+
+class ClosureFirst(Net):
+    def configure_optimizers(self) -> Any:
+        return Ignoring(self.parameters(), 0.05)
+
+    def optimizer_step(  # type: ignore[override]
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any
+    ) -> None:
+        optimizer_closure()
+        optimizer.step(lambda: None)
+
+
+def test_step_that_ignores_its_closure_is_seen(tmp_path: Path) -> None:
+    trainer(tmp_path, GradGuard(ClipNorm(MAX_NORM))).fit(ClosureFirst())
+
+    records = read_run(tmp_path / "run")
+    assert len(records.steps) == 20
+    assert records.total_after.max() == pytest.approx(MAX_NORM, rel=1e-4)
+
+
+class Unlisted(Manual):
+    """Steps an optimizer that it never gave to the Trainer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: Optimizer = SGD(self.parameters(), 0.05)
+
+    def configure_optimizers(self) -> Any:
+        return None
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        self.backward_of(batch)
+        self.own.step()
+
+
+@pytest.mark.filterwarnings("ignore:.*configure_optimizers. returned .None.")
+@pytest.mark.filterwarnings("ignore:no optimizer holds")
+def test_optimizer_the_trainer_does_not_know_is_watched(tmp_path: Path) -> None:
+    trainer(tmp_path, GradGuard(ClipNorm(MAX_NORM))).fit(Unlisted())
+
+    records = read_run(tmp_path / "run")
+    assert records.steps.tolist() == list(range(20))
+    assert records.total_after.max() == pytest.approx(MAX_NORM, rel=1e-4)
+
+
+class Beside(Unlisted):
+    """Has an optimizer of its own for some, and gives one of the rest to the Trainer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Adam(self.second.parameters(), 0.05)
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.first.parameters(), 0.05)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        super().training_step(batch, batch_idx)
+        self.optimizers().step()  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore:no optimizer holds")
+def test_optimizer_beside_the_trainers_has_records_of_its_own(tmp_path: Path) -> None:
+    trainer(tmp_path, GradGuard()).fit(Beside())
+
+    runs = read_optimizers(tmp_path / "run")
+    assert {name: len(run.steps) for name, run in runs.items()} == {
+        "": 20,
+        "Adam_0": 20,
+    }
+
+
+class InBackward(Net):
+    """An optimizer for each parameter, stepped as soon as its gradient is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for parameter in [*self.first.parameters(), *self.second.parameters()]:
+            step = partial(self.step, SGD([parameter], 0.05))
+            parameter.register_post_accumulate_grad_hook(step)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def step(own: Optimizer, parameter: Tensor) -> None:
+        own.step()
+        parameter.grad = None
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.parameters(), 0.0)
+
+
+class ByHand(Manual):
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        self.backward_of(batch)
+        with torch.no_grad():
+            for parameter in held(self.optimizers()):
+                parameter.sub_(0.05 * parameter.grad)  # type: ignore[operator] # has one
+
+
+@pytest.mark.parametrize(
+    ("guard", "lacks"),
+    [
+        (lambda: GradGuard(ClipNorm(1.0)), r"clip=ClipNorm\(.*has no effect"),
+        (
+            lambda: GradGuard(on_nonfinite="skip"),
+            r"on_nonfinite='skip' has no effect",
+        ),
+        (GradGuard, "is not recorded"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (InBackward, "SGD updates second.bias inside the backward pass"),
+        (ByHand, "seen no update of SGD with a gradient, though its parameters change"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:GradGuard has seen no update")
+@pytest.mark.filterwarnings("ignore:SGD updates .* inside the backward pass")
+def test_update_that_cannot_be_seen_is_said(
+    tmp_path: Path, guard: Any, lacks: str, module: Any, said: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"{said}.*{lacks}"):
+        trainer(tmp_path, guard()).fit(module())
+
+
+def test_update_that_cannot_be_seen_is_said_within_the_first_batches(
+    tmp_path: Path,
+) -> None:
+    class Stops(ByHand):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 4:
+                raise RuntimeError("enough")
+
+    with (
+        pytest.raises(RuntimeError, match="enough"),
+        pytest.warns(UserWarning, match="has seen no update of SGD"),
+    ):
+        trainer(tmp_path, GradGuard(ClipNorm(1.0))).fit(Stops())
+
+
+class Idle(Manual):
+    """Has an optimizer that is never stepped, and one that is."""
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.first.parameters(), 0.1), SGD(self.second.parameters(), 0.1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        self.backward_of(batch)
+        self.optimizers()[0].step()  # type: ignore[index]
+
+
+@pytest.mark.filterwarnings("ignore:no optimizer holds unused")
+def test_optimizer_that_has_nothing_to_do_is_not_complained_about(
+    tmp_path: Path,
+) -> None:
+    trainer(tmp_path, GradGuard(ClipNorm(1.0))).fit(Idle())
+
+
+def test_optimizer_of_another_model_is_none_of_our_business(tmp_path: Path) -> None:
+    other = torch.nn.Linear(2, 1)
+    theirs = SGD(other.parameters(), 0.1)
+
+    class Both(Net):
+        def on_train_batch_end(self, *_: Any) -> None:
+            theirs.zero_grad()
+            other(torch.ones(2)).sum().backward()
+            theirs.step()
+
+    fit(tmp_path, GradGuard(ClipNorm(MAX_NORM)), model=Both())
+
+    assert list(read_optimizers(tmp_path / "run")) == [""]
+    assert other.weight.grad is not None
+    assert other.weight.grad.norm() == pytest.approx(2**0.5)
