@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback
 
 from gradguard import (
     AdaptiveClip,
@@ -22,7 +22,7 @@ from gradguard.clipping.policy import Policy
 from gradguard.fit.ledger import Ledger
 from gradguard.tensorboard.reader import read_run
 from tests.support.syncs import Syncs
-from tests.support.trainers import Net, events, fit, trainer, weights
+from tests.support.trainers import Twenty, events, fit, same_weights, trainer
 
 LEARNERS: list[Policy] = [AutoClip(30), ZClip(0.3, warmup=4)]
 learners = pytest.mark.parametrize("policy", LEARNERS, ids=repr)
@@ -33,11 +33,8 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(
     policy: Policy, tmp_path: Path
 ) -> None:
     # So slow that norms of the last epoch are as large as those of the first.
-    net = partial(Net, optimizer=lambda p: torch.optim.SGD(p, 1e-3, 0.5))
-    seed_everything(7, verbose=False)
-    model = net()
-    whole = fit(tmp_path / "a", GradGuard(clip=policy), model=model, max_epochs=4)
-    seed_everything(7, verbose=False)
+    net = partial(Twenty, partial(torch.optim.SGD, lr=1e-3, momentum=0.5))
+    whole = fit(tmp_path / "a", GradGuard(clip=policy), model=net(), max_epochs=4)
     first = trainer(tmp_path / "b", GradGuard(clip=policy), max_epochs=2)
     first.fit(net())
     first.save_checkpoint(tmp_path / "half.ckpt")
@@ -46,7 +43,7 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(
         resumed, ckpt_path=str(tmp_path / "half.ckpt")
     )
 
-    assert torch.equal(weights(resumed), weights(whole))
+    assert same_weights(resumed, whole)
     clipped = read_run(tmp_path / "a" / "run").clipped
     assert 0 < clipped[40:].sum() < 40
 
