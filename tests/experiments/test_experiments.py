@@ -1,7 +1,7 @@
 """The bundled experiments misbehave, and clipping cures them, as the sources say.
 
 The bands are wider than anything seen over 20 to 100 seeds, so only a changed
-experiment leaves them. The norms come from `Loggers` below, in float64 and from
+experiment leaves them. The norms come from `Norms` below, in float64 and from
 `Tensor.norm`; nothing of gradguard but its models and data takes part.
 
     network           condition               test
@@ -46,6 +46,7 @@ from gradguard.data.regression import RegressionData
 from gradguard.models.deep_mlp import Activation, DeepMLP
 from gradguard.models.mlp import MLP
 from gradguard.models.srn import SRN
+from tests.support.trainers import QUIET
 
 five_seeds = pytest.mark.parametrize("seed", range(5))
 
@@ -291,7 +292,7 @@ class Run(NamedTuple):
         return joint
 
 
-class Loggers(Callback):
+class Norms(Callback):
     """Each parameter's gradient norm at each step, before and after clipping."""
 
     def __init__(self) -> None:
@@ -363,15 +364,15 @@ def train(
 ) -> Run:
     torch.manual_seed(seed)
     model = build()
-    recorder = Loggers()
-    # The recorder first: it must see the gradients before a callback clips them.
-    trainer = bare_trainer(callbacks=[recorder, *callbacks], **options)
+    norms = Norms()
+    # The norms first: they are taken of the gradients before a callback clips them.
+    trainer = bare_trainer(callbacks=[norms, *callbacks], **options)
     trainer.fit(model, data)
     return Run(
         model,
-        before=torch.stack(recorder.before),
-        after=torch.stack(recorder.after),
-        loss=torch.stack(recorder.loss),
+        before=torch.stack(norms.before),
+        after=torch.stack(norms.after),
+        loss=torch.stack(norms.loss),
     )
 
 
@@ -381,15 +382,7 @@ def score(model: LightningModule, batches: Batches) -> dict[str, float]:
 
 
 def bare_trainer(**options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        **options,
-    )
+    return Trainer(**{**QUIET, "logger": False, "limit_val_batches": 0, **options})
 
 
 def by_value(clip_value: float) -> dict[str, Any]:

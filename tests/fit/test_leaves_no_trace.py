@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner.tuning import Tuner
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader
@@ -32,6 +30,7 @@ from tests.support.modules import (
     no_clip,
 )
 from tests.support.oracle import MAX_NORM
+from tests.support.trainers import events, fit, same_weights, trainer
 
 
 def failing(model: Net, exception: BaseException, batch_idx: int = 3) -> Net:
@@ -68,19 +67,6 @@ class Tuned(Net):
 
     def configure_optimizers(self) -> Any:
         return SGD(self.parameters(), self.lr)
-
-
-def trainer(path: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    quiet = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "log_every_n_steps": 4,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "logger": TensorBoardLogger(path, name=None, version="run"),
-    }
-    return Trainer(callbacks=list(callbacks), **{**quiet, **options})
 
 
 def traces(runner: Any, model: Net) -> list[object]:
@@ -201,7 +187,6 @@ def test_loop_that_does_not_train_writes_nothing(tmp_path: Path, loop: str) -> N
 def test_one_instance_serves_fits_and_every_other_loop(tmp_path: Path) -> None:
     guard = GradGuard()
     for name in ("one", "two"):
-        seed_everything(7, verbose=False)
         model = Evaluated()
         runner = trainer(tmp_path / name, guard)
         runner.validate(model, model.train_dataloader(), verbose=False)
@@ -240,12 +225,13 @@ def test_fast_dev_run_leaves_no_trace_and_no_file(tmp_path: Path) -> None:
     ],
     ids=["lr_find", "scale_batch_size"],
 )
-def test_tuner_writes_nothing_and_the_fit_after_it_everything(
+def test_fit_after_the_tuner_is_recorded_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: Callable[[Tuner, Net], Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the tuner keeps a checkpoint there
     model = Tuned()
-    runner = trainer(tmp_path, GradGuard(), max_epochs=5, max_steps=5)
+    options = {"max_epochs": 5, "max_steps": 5, "log_every_n_steps": 4}
+    runner = trainer(tmp_path, GradGuard(), **options)
 
     tune(Tuner(runner), model)
     runner.fit(model)
@@ -255,16 +241,11 @@ def test_tuner_writes_nothing_and_the_fit_after_it_everything(
 
 
 def test_clipping_works_where_nothing_is_logged(tmp_path: Path) -> None:
-    seed_everything(7, verbose=False)
-    model = Net()
-    twin = copy.deepcopy(model)
-
     clipper = GradGuard(clip=ClipNorm(MAX_NORM))
-    trainer(tmp_path, clipper, logger=False).fit(model)
-    trainer(tmp_path, gradient_clip_val=MAX_NORM, logger=False).fit(twin)
+    ours = fit(tmp_path, clipper, model=Net(), logger=False)
+    theirs = fit(tmp_path, model=Net(), gradient_clip_val=MAX_NORM, logger=False)
 
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    assert same_weights(ours, theirs)
 
 
 def test_module_copied_in_mid_fit_is_free_of_the_original(tmp_path: Path) -> None:
@@ -305,21 +286,15 @@ def test_any_name_survives_the_way_to_disk_and_back(tmp_path: Path) -> None:
     names = tuple(name for name, _ in model.named_parameters())
     assert read_run(tmp_path / "run").names == names
     for moment in ("before", "after"):
-        events = EventAccumulator(str(tmp_path / "run" / moment))
-        events.Reload()
         tags = {f"gradients/{name}" for name in names}
-        assert tags == set(events.Tags()["scalars"])
+        assert tags == set(events(tmp_path / "run" / moment).Tags()["scalars"])
 
 
 def test_resumed_run_continues_the_records(tmp_path: Path) -> None:
-    seed_everything(7, verbose=False)
-    model = Net()
-    first, whole = copy.deepcopy(model), copy.deepcopy(model)
-
-    fitted(tmp_path / "whole", whole, max_epochs=2)
-    fitted(tmp_path, first).save_checkpoint(tmp_path / "end.ckpt")
+    fitted(tmp_path / "whole", Net(), max_epochs=2)
+    fitted(tmp_path, Net()).save_checkpoint(tmp_path / "end.ckpt")
     runner = trainer(tmp_path, GradGuard(), max_epochs=2)
-    runner.fit(model, ckpt_path=tmp_path / "end.ckpt", weights_only=False)
+    runner.fit(Net(), ckpt_path=tmp_path / "end.ckpt", weights_only=False)
 
     resumed, expected = (read_run(tmp_path / run) for run in ("run", "whole/run"))
     assert resumed.steps.tolist() == list(range(2 * NUM_BATCHES))
@@ -335,10 +310,9 @@ def test_steps_run_again_after_a_crash_are_recorded_once(tmp_path: Path) -> None
         fitted(tmp_path, model, save, enable_checkpointing=True)
     crashed = read_run(tmp_path / "run").steps.tolist()
 
-    again = Net()
     runner = trainer(tmp_path, GradGuard())
     (checkpoint,) = (tmp_path / "saved").iterdir()
-    runner.fit(again, ckpt_path=checkpoint, weights_only=False)
+    runner.fit(Net(), ckpt_path=checkpoint, weights_only=False)
 
     assert crashed == list(range(5))
     assert read_run(tmp_path / "run").steps.tolist() == list(range(NUM_BATCHES))

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lightning.pytorch import seed_everything
 
 from gradguard.records.records import Records
 from gradguard.tensorboard.reader import read_optimizers
@@ -16,7 +15,6 @@ from tests.support.oracle import Seen, by_nothing
 
 def trained(path: Path, row: Row) -> tuple[dict[str, Records], dict[str, Seen]]:
     """Train a module and, in a plain loop, its twin; return what is known of both."""
-    seed_everything(7, verbose=False)
     model = row.make()
     twin = copy.deepcopy(model)
     seen = row.oracle.run(twin, model.batches(), row.scaler())

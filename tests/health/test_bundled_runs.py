@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim import SGD
 
@@ -21,6 +19,7 @@ from gradguard.health.threshold import suggest
 from gradguard.models.mlp import MLP
 from gradguard.records.recording import Recording
 from gradguard.tensorboard.reader import read_recordings
+from tests.support.trainers import trainer
 
 Trained = Callable[..., Recording]
 
@@ -240,17 +239,9 @@ def test_parameters_that_nothing_reaches_are_named(tmp_path: Path) -> None:
             return SGD([*reached, self.unused.weight, other_model.weight], lr=1e-4)
 
     with pytest.warns(UserWarning, match="no optimizer holds forgotten.weight"):
-        Trainer(
-            max_steps=3,
-            log_every_n_steps=1,
-            accelerator="cpu",
-            logger=TensorBoardLogger(tmp_path, name="", version="run"),
-            callbacks=[GradGuard()],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-        ).fit(Careless(), RegressionData())
+        trainer(tmp_path, GradGuard(), max_steps=3, limit_val_batches=0).fit(
+            Careless(), RegressionData()
+        )
     recording = read_recordings(tmp_path / "run")[""]
 
     assert "unused.weight" in the("no-gradient", recording).text

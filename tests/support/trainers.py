@@ -14,7 +14,6 @@ from tests.support.modules import Frozen
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
-    "max_epochs": 1,
     "enable_progress_bar": False,
     "enable_model_summary": False,
     "enable_checkpointing": False,
@@ -22,12 +21,13 @@ QUIET: dict[str, Any] = {
 
 
 def trainer(path: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    """Make a Trainer that logs to `path / "run"` every five steps and is else quiet."""
-    logging = {
+    """Make a quiet Trainer of one epoch that logs to `path / "run"` every five steps."""
+    usual = {
+        "max_epochs": 1,
         "log_every_n_steps": 5,
         "logger": TensorBoardLogger(path, name=None, version="run"),
     }
-    return Trainer(callbacks=list(callbacks), **{**QUIET, **logging, **options})
+    return Trainer(callbacks=list(callbacks), **{**QUIET, **usual, **options})
 
 
 class Twenty(Frozen):
