@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 import typer
 
 from gradguard import __version__
-from gradguard.cli import app, main
+from gradguard.cli import app
 from gradguard.experiments.resolve import resolve
+from tests.support.command_line import Call, in_a_process
 
 # Says, once a command has ended, what it imported and how much CPU time it took.
 # Not pydantic: Typer itself reads even --help through it, in some 20 ms.
@@ -37,21 +37,6 @@ HELPS = [
     ("configs", "--help"),
     ("configs", "show", "--help"),
 ]
-
-Call = Callable[..., tuple[object, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; give back exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    return call
 
 
 def probe(*arguments: str) -> dict[str, Any]:
@@ -182,11 +167,7 @@ def test_version_is_the_package_s(call: Call) -> None:
 
 
 def test_python_m_is_the_same_command_line() -> None:
-    command = [sys.executable, "-m", "gradguard", "--version"]
-
-    printed = subprocess.check_output(command, text=True)
-
-    assert printed == f"gradguard {__version__}\n"
+    assert in_a_process("--version") == (0, f"gradguard {__version__}\n", "")
 
 
 def test_configs_lists_each_with_a_sentence_on_a_line_of_80_columns(call: Call) -> None:

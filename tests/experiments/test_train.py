@@ -5,8 +5,6 @@ import io
 import math
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,8 @@ from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import Outcome, run
 from gradguard.health.diagnosis import diagnose
 from gradguard.tensorboard.reader import read_run
+from tests.support.command_line import started
+from tests.support.processes import wait_until
 
 
 def trained(
@@ -217,18 +217,10 @@ def test_model_for_which_there_is_no_room_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_exits_130_and_keeps_what_was_recorded(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gradguard", "train", "--config", "srn-cured"]
-    options = ["--max-epochs", "100000", "--log-dir", str(tmp_path)]
-    process = subprocess.Popen(
-        [*command, *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    options = ("--max-epochs", 100000, "--log-dir", tmp_path)
+    process = started("train", "--config", "srn-cured", *options)
     run_dir = tmp_path / "srn-cured" / "version_0"
-    while not (run_dir / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_until((run_dir / "checkpoints" / "last.ckpt").exists, process)
 
     err = interrupt(process)
 

@@ -4,7 +4,8 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gradguard.cli import main
 from gradguard.errors import ConfigError
 from gradguard.experiments.build import build
 from gradguard.experiments.resolve import resolve
@@ -26,6 +26,7 @@ from gradguard.inspection.passes import by_trainer
 from gradguard.inspection.subjects import inspect_experiment
 from gradguard.inspection.table import show
 from gradguard.inspection.words import sentences, verdict
+from tests.support.command_line import Call
 
 MODULES = """
 import torch
@@ -102,26 +103,15 @@ def function():
 
 ROWS: Any = torch.ones(3, 2)  # a tensor is a dataset, of its rows
 
-Call = Callable[..., tuple[object, str, str]]
-
 
 @pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Call]:
-    """Run `gradguard inspect` where the user's modules are; give back code and output."""
+def call(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call]:
+    """Run `gradguard inspect ...` in this process, where the user's modules are."""
     (tmp_path / "chains.py").write_text(MODULES)
     (tmp_path / "faulty.py").write_text("import torch\ntorch.nothing\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", "inspect", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    yield call
+    yield partial(call, "inspect")
     sys.modules.pop("chains", None)
 
 

@@ -2,10 +2,9 @@
 
 import re
 import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf, nan, sqrt
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 from matplotlib.image import imread
 from torch import nn
 
-from gradguard.cli import main
 from gradguard.experiments.resolve import resolve
 from gradguard.records.records import Records
 from gradguard.reproduction import command, measure
@@ -24,21 +22,13 @@ from gradguard.reproduction.studies import STUDIES
 from gradguard.reproduction.study import Band, Run, Study, Trial
 from gradguard.reproduction.training import first_step, train
 from gradguard.reproduction.work import Task
-
-Call = Callable[..., tuple[object, str, str]]
+from tests.support.command_line import Call, in_a_process
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run `gradguard reproduce` in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", "reproduce", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    return call
+def call(call: Call) -> Call:
+    """Run `gradguard reproduce ...` in this process."""
+    return partial(call, "reproduce")
 
 
 def of_seeds(label: str, *values: float) -> dict[str, dict[int, Run]]:
@@ -243,16 +233,11 @@ def records(names: tuple[str, ...], *steps: Sequence[float]) -> Records:
 # One test, for workers of pytest-xdist would each train for a module's fixture.
 @pytest.mark.slow
 def test_quick_reproduction_is_whole_and_within_its_bands(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gradguard", "reproduce", "--quick"]
-    done = subprocess.run(
-        [*command, "--jobs", "2", "--output", str(tmp_path)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    options = ("--quick", "--jobs", 2, "--output", tmp_path)
+    code, _, err = in_a_process("reproduce", *options)
     page = (tmp_path / "README.md").read_text()
 
-    assert (done.returncode, done.stderr) == (0, "")  # every band holds
+    assert (code, err) == (0, "")  # every band holds
     assert re.findall("^## (.*)", page, re.MULTILINE) == list(STUDIES)
     assert VERDICTS.items() <= verdicts(page).items()
     assert all((tmp_path / link).is_file() for link in links(page) if "#" not in link)

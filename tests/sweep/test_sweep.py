@@ -6,17 +6,14 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from gradguard.cli import main
 from gradguard.errors import ConfigError, Interrupted
 from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import run
@@ -27,24 +24,17 @@ from gradguard.sweep.grid import Cell, clip_points, grid, points
 from gradguard.sweep.results import Result, load, path, save
 from gradguard.sweep.runner import Sweep, run_cells
 from gradguard.sweep.table import as_json, show
+from tests.support.command_line import Call, in_a_process, started
+from tests.support.processes import wait_until
 from tests.support.sweep_tasks import double, sleep
 
 SHORT = ("trainer.max_steps=20", "trainer.accelerator=cpu")
 
-Call = Callable[..., tuple[object, str, str]]
-
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run `gradguard sweep` in this process; give back exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", "sweep", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    return call
+def call(call: Call) -> Call:
+    """Run `gradguard sweep ...` in this process."""
+    return partial(call, "sweep")
 
 
 def norms(text: str) -> list[Any]:
@@ -347,18 +337,13 @@ def test_ctrl_c_says_how_far_it_got(
 
 @pytest.mark.slow
 def test_sweep_goes_on_where_ctrl_c_ended_it(tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "gradguard", "sweep", "--model", "mlp",
-        "--clip-norm", "1,2,5,10", "--seeds", "1", "--log-dir", str(tmp_path),
-        "--set", "trainer.max_steps=40",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    command = (
+        *("sweep", "--model", "mlp", "--clip-norm", "1,2,5,10", "--seeds", 1),
+        *("--log-dir", tmp_path, "--set", "trainer.max_steps=40"),
     )
+    process = started(*command, start_new_session=True)
     results = tmp_path / "mlp" / "sweep"
-    while not list(results.glob("*.json")):
-        time.sleep(0.05)
-        assert process.poll() is None
+    wait_until(lambda: list(results.glob("*.json")), process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: its workers, too
     _, err = process.communicate()
     there = {file: file.stat().st_mtime_ns for file in results.glob("*.json")}
@@ -366,7 +351,7 @@ def test_sweep_goes_on_where_ctrl_c_ended_it(tmp_path: Path) -> None:
     assert process.returncode == 130
     [line] = err.splitlines()
     assert line.endswith(f"after {len(there)} of 4 runs; the same command goes on")
-    again = subprocess.check_output([*command, "--json"], text=True)
+    _, again, _ = in_a_process(*command, "--json")
     assert json.loads(again)["reused"] == len(there)
     assert {file: file.stat().st_mtime_ns for file in there} == there
 
