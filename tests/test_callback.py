@@ -23,11 +23,11 @@ from typing_extensions import override
 
 from gradguard import ClipNorm, ClipValue, GradGuard
 from gradguard.tensorboard.reader import read_run
+from tests.support.event_files import events
 from tests.support.processes import ENVIRONMENT
 from tests.support.trainers import (
     Failing,
     Twenty,
-    events,
     fit,
     same_weights,
 )

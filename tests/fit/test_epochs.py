@@ -28,10 +28,11 @@ from gradguard.records.recording import STATISTICS, Epochs
 from gradguard.tensorboard.reader import read_recordings
 from gradguard.tensorboard.tags import EPOCHS
 from tests.support.bundled import SYSTEMS
+from tests.support.event_files import events
 from tests.support.modules import Net
 from tests.support.oracle import Clip, Loop, by_nothing, to_norm
 from tests.support.syncs import Syncs
-from tests.support.trainers import Failing, Twenty, events, fit, same_weights, trainer
+from tests.support.trainers import Failing, Twenty, fit, same_weights, trainer
 
 BATCHES = 3
 GRADIENTS = STATISTICS[2:5]

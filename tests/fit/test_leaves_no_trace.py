@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from gradguard import ClipNorm, GradGuard
 from gradguard.tensorboard.reader import read_run
+from tests.support.event_files import events
 from tests.support.modules import (
     NUM_BATCHES,
     Manual,
@@ -30,7 +31,7 @@ from tests.support.modules import (
     no_clip,
 )
 from tests.support.oracle import MAX_NORM
-from tests.support.trainers import events, fit, same_weights, trainer
+from tests.support.trainers import fit, same_weights, trainer
 
 
 def failing(model: Net, exception: BaseException, batch_idx: int = 3) -> Net:

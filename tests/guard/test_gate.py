@@ -19,8 +19,9 @@ from typing_extensions import override
 from gradguard import AutoClip, ClipNorm, GradGuard, NonFiniteGradientError, ZClip
 from gradguard.guard.dump import set_rng_state
 from gradguard.tensorboard.reader import read_optimizers, read_run
+from tests.support.event_files import events
 from tests.support.modules import Net
-from tests.support.trainers import events, fit, same_weights
+from tests.support.trainers import fit, same_weights
 
 Fault = tuple[int, str, float]  # batch, parameter, what one element of it becomes
 

@@ -21,8 +21,9 @@ from gradguard import (
 from gradguard.clipping.policy import Policy
 from gradguard.fit.ledger import Ledger
 from gradguard.tensorboard.reader import read_run
+from tests.support.event_files import events
 from tests.support.syncs import Syncs
-from tests.support.trainers import Twenty, events, fit, same_weights, trainer
+from tests.support.trainers import Twenty, fit, same_weights, trainer
 
 LEARNERS: list[Policy] = [AutoClip(30), ZClip(0.3, warmup=4)]
 learners = pytest.mark.parametrize("policy", LEARNERS, ids=repr)

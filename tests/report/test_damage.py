@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from gradguard.errors import ConfigError
 from gradguard.report.runs import find_runs
 from gradguard.tensorboard.reader import DamagedFileError, read_run
 from tests.support.board import records, write
 from tests.support.command_line import Call, in_a_process
+from tests.support.event_files import new_event_file
 
 
 @pytest.fixture
@@ -40,10 +40,9 @@ def event_file(run_dir: Path) -> Path:
 
 def write_foreign(directory: Path) -> None:
     """Write what any other tool logs."""
-    writer = EventFileWriter(str(directory))
     value = Summary.Value(tag="loss", simple_value=1.0)
-    writer.add_event(Event(step=1, summary=Summary(value=[value])))
-    writer.close()
+    with new_event_file(directory) as sink:
+        sink.add_event(Event(step=1, summary=Summary(value=[value])))
 
 
 def refused(call: Call, *arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""A quiet Trainer, a net to train in it, and what its event files say."""
+"""A quiet Trainer, and a net to train in it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from typing_extensions import override
 
@@ -60,9 +59,3 @@ class Failing(Twenty):
 def same_weights(one: LightningModule, other: LightningModule) -> bool:
     pairs = zip(one.parameters(), other.parameters(), strict=True)
     return all(torch.equal(mine, theirs) for mine, theirs in pairs)
-
-
-def events(path: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(path), {"tensors": 0, "scalars": 0})
-    accumulator.Reload()
-    return accumulator

@@ -2,7 +2,6 @@
 
 import struct
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tests.support.board import (
     thousand_with_a_spike,
     write,
 )
+from tests.support.event_files import new_event_file
 
 both_loaders = pytest.mark.parametrize("load_fast", LOADERS, ids=["fast", "slow"])
 
@@ -255,7 +255,6 @@ def test_page_is_not_written_to(served: Board) -> None:
 def test_later_write_of_a_resumed_run_counts(tmp_path: Path, load_fast: str) -> None:
     run = tmp_path / "runs" / "resumed"
     write(run, records(np.ones((100, 2))))
-    time.sleep(1.1)  # event files are named by the second
     write(run, records(np.full((70, 2), 4.0), first=80), clip=CLIP)
 
     with board(tmp_path / "runs", load_fast=load_fast) as tensorboard:
@@ -276,7 +275,6 @@ def test_epochs_of_a_resumed_run_go_on(tmp_path: Path, load_fast: str) -> None:
     run = tmp_path / "runs" / "resumed"
     parts = records(np.ones((3, 2)))
     write(run, parts, epochs=some_epochs(parts.names, last=2))
-    time.sleep(1.1)  # event files are named by the second
     again = some_epochs(parts.names, first=2, last=4)
     write(run, records(np.ones((3, 2)), first=3), clip=CLIP, epochs=again)
 
@@ -300,7 +298,6 @@ def test_epochs_keep_their_columns(tmp_path: Path, load_fast: str) -> None:
     run = tmp_path / "runs" / "grown"
     first = records(np.ones((1, 1)), names=("old",))
     write(run, first, epochs=some_epochs(("old",), last=0))
-    time.sleep(1.1)  # event files are named by the second
     second = records(np.ones((1, 2)), first=1, names=("new", "old"))
     write(run, second, epochs=some_epochs(second.names, first=1, last=1))
 
@@ -361,7 +358,6 @@ def test_run_that_grows_is_read_again(tmp_path: Path, load_fast: str) -> None:
 def test_several_optimizers_are_offered_each(tmp_path: Path, load_fast: str) -> None:
     run = tmp_path / "runs" / "gan"
     write(run, records(np.ones((3, 1))), optimizer="optimizer_0")
-    time.sleep(1.1)  # event files are named by the second
     write(run, records(np.ones((5, 1))), optimizer="optimizer_1")
 
     with board(tmp_path / "runs", load_fast=load_fast) as tensorboard:
@@ -451,9 +447,8 @@ def test_metadata_and_tensors_that_do_not_fit_are_left_out(
         ],
         "alone": [value(schema.tag(tags.NORMS), schema.encode(), np.ones((4, 2, 2)))],
     }.items():
-        sink = EventFileWriter(str(logdir / run))
-        sink.add_event(Event(wall_time=1.0, step=1, summary=Summary(value=values)))
-        sink.close()
+        with new_event_file(logdir / run) as sink:
+            sink.add_event(Event(wall_time=1.0, step=1, summary=Summary(value=values)))
 
     with board(logdir, load_fast=load_fast) as tensorboard:
         tensorboard.wait(lambda: tensorboard.runs() == ["alone", "shapes", "sound"])
