@@ -394,27 +394,22 @@ def test_number_of_samples_the_user_asks_for_wins(
 
 @both_loaders
 @pytest.mark.parametrize("damage", ["cut short", "bits flipped"])
-def test_damaged_file_leaves_tensorboard_and_other_runs_alone(
+def test_damage_costs_only_what_stands_behind_it(
     tmp_path: Path, load_fast: str, damage: str
 ) -> None:
     logdir = tmp_path / "runs"
     write(logdir / "sound", records(np.ones((3, 2))))
-    write(logdir / "damaged", *(records(np.ones((9, 2)), first=9 * i) for i in (0, 1)))
+    parts = (records(np.ones((9, 2)), first=9 * i) for i in range(3))
+    write(logdir / "damaged", *parts)
     [file] = (logdir / "damaged").glob("*tfevents*")
-    content = file.read_bytes()
-    middle = len(content) // 2
-    flipped = bytes(byte ^ 0xFF for byte in content[middle : middle + 40])
-    file.write_bytes(
-        content[: middle - 20]
-        if damage == "cut short"
-        else content[:middle] + flipped + content[middle + 40 :]
-    )
+    intact, last = file.read_bytes()[:-100], file.read_bytes()[-100:]
+    flipped = bytes(byte ^ 0xFF for byte in last)
+    file.write_bytes(intact + flipped * (damage == "bits flipped"))
 
     with board(logdir, load_fast=load_fast) as tensorboard:
-        tensorboard.wait(lambda: "sound" in tensorboard.runs())
+        tensorboard.wait(lambda: tensorboard.runs() == ["damaged", "sound"])
         assert tensorboard.ask("summary", run="sound")["recorded"] == 3
-        status, _ = tensorboard.get("data/plugin/gradguard/summary", run="damaged")
-        assert status in {200, 404}
+        assert tensorboard.ask("summary", run="damaged")["recorded"] == 2 * 9
 
 
 @both_loaders
