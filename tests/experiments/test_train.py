@@ -65,12 +65,20 @@ def test_run_keeps_every_step(clipped: Outcome) -> None:
     assert clipped.first_nonfinite_loss is None
 
 
-def test_run_leaves_events_checkpoint_and_experiment(clipped: Outcome) -> None:
-    directory = clipped.run_dir
+def test_run_leaves_its_records(clipped: Outcome) -> None:
+    run = read_run(clipped.run_dir)
 
-    assert read_run(directory).steps.tolist() == clipped.records.steps.tolist()
-    assert (directory / "checkpoints" / "last.ckpt").is_file()
-    assert resolve(config=str(directory / "experiment.yaml")) == clipped.experiment
+    assert run.steps.tolist() == clipped.records.steps.tolist()
+
+
+def test_run_leaves_a_checkpoint(clipped: Outcome) -> None:
+    assert (clipped.run_dir / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_run_leaves_an_experiment_that_is_its_own(clipped: Outcome) -> None:
+    written = clipped.run_dir / "experiment.yaml"
+
+    assert resolve(config=str(written)) == clipped.experiment
 
 
 def test_runs_of_one_experiment_stand_side_by_side(tmp_path: Path) -> None:
@@ -216,7 +224,7 @@ def test_model_for_which_there_is_no_room_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_exits_130_and_keeps_what_was_recorded(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:
     options = ("--max-epochs", 100000, "--log-dir", tmp_path)
     process = started("train", "--config", "srn-cured", *options)
     run_dir = tmp_path / "srn-cured" / "version_0"

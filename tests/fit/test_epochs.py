@@ -171,9 +171,9 @@ def test_weights_are_those_of_training_without_it(tmp_path: Path) -> None:
     assert same_weights(measured, alone)
 
 
-def test_only_first_and_last_updates_are_measured_and_none_syncs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def counted_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Train for three epochs; count syncs, and name what was called to measure."""
     calls: list[str] = []
 
     def counted(name: str, act: Any) -> Any:
@@ -189,14 +189,21 @@ def test_only_first_and_last_updates_are_measured_and_none_syncs(
     monkeypatch.setattr(gradguard.fit.epochs, "spread", counted("spread", spread))
     monkeypatch.setattr(Syncs, "count", 0)
     fit(tmp_path, GradGuard(layer_statistics=True), max_epochs=3)
+    return calls
 
-    assert Syncs.count == 0
-    assert calls.count("see_update") == 3 * 20
+
+def test_only_first_and_last_updates_are_measured(counted_fit: list[str]) -> None:
+    assert counted_fit.count("see_update") == 3 * 20
     # Gradients and weights, of the first update and of each epoch.
-    assert calls.count("spread") == 2 * (1 + 3)
+    assert counted_fit.count("spread") == 2 * (1 + 3)
 
 
-def test_option_off_writes_and_reads_nothing(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("counted_fit")
+def test_measuring_does_not_sync() -> None:
+    assert Syncs.count == 0
+
+
+def test_nothing_is_written_unless_asked_for(tmp_path: Path) -> None:
     fit(tmp_path, GradGuard())
 
     assert read_recordings(tmp_path / "run")[""].epochs is None

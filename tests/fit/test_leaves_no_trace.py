@@ -92,6 +92,9 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, handler)
 
 
+End = Callable[[Path, Net], Trainer]
+
+
 def fitted(path: Path, model: Net, *callbacks: Callback, **options: Any) -> Trainer:
     runner = trainer(path, GradGuard(), *callbacks, **options)
     runner.fit(model)
@@ -119,8 +122,7 @@ def interrupted(path: Path, model: Net) -> Trainer:
     return runner
 
 
-@pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(
+ends = pytest.mark.parametrize(
     ("run", "steps"),
     [
         (fitted, NUM_BATCHES),
@@ -131,15 +133,31 @@ def interrupted(path: Path, model: Net) -> Trainer:
     ],
     ids=["fit", "fit_twice", "max_steps", "exception", "ctrl_c"],
 )
-@pytest.mark.parametrize(
+modules = pytest.mark.parametrize(
     "make",
     [Net, partial(Net, Wrapping), partial(Manual, lightning_clip)],
     ids=["automatic", "wrapping", "manual"],
 )
-def test_every_end_of_a_fit_leaves_all_records_and_no_hook(
+
+
+@pytest.mark.usefixtures("interruptible")
+@ends
+@modules
+def test_every_end_of_a_fit_leaves_all_records(
+    tmp_path: Path, run: End, steps: int, make: Callable[[], Net]
+) -> None:
+    run(tmp_path, make())
+
+    assert read_run(tmp_path / "run").steps.tolist() == list(range(steps))
+
+
+@pytest.mark.usefixtures("interruptible")
+@ends
+@modules
+def test_no_end_of_a_fit_leaves_a_hook(
     tmp_path: Path,
-    run: Callable[[Path, Net], Trainer],
-    steps: int,
+    run: End,
+    steps: int,  # noqa: ARG001 (of the other test)
     make: Callable[[], Net],
 ) -> None:
     model = make()
@@ -147,7 +165,6 @@ def test_every_end_of_a_fit_leaves_all_records_and_no_hook(
     runner = run(tmp_path, model)
 
     assert not traces(runner, model)
-    assert read_run(tmp_path / "run").steps.tolist() == list(range(steps))
 
 
 def test_method_that_a_user_gave_the_plugin_is_still_there(tmp_path: Path) -> None:
@@ -209,7 +226,7 @@ def test_callback_copied_before_a_fit_is_pickled_after_it(tmp_path: Path) -> Non
     assert read_run(tmp_path / "two/run").steps.tolist() == list(range(NUM_BATCHES))
 
 
-def test_fast_dev_run_leaves_no_trace_and_no_file(tmp_path: Path) -> None:
+def test_fast_dev_run_leaves_nothing_behind(tmp_path: Path) -> None:
     model = Net()
 
     runner = fitted(tmp_path, model, fast_dev_run=2)

@@ -281,9 +281,7 @@ def message(tmp_path: Path, model: Poisoned, **options: Any) -> str:
     return str(raised.value)
 
 
-def test_raise_names_step_loss_culprits_in_backward_order_and_what_to_try(
-    tmp_path: Path,
-) -> None:
+def test_raise_names_the_culprits_in_backward_order(tmp_path: Path) -> None:
     model = Poisoned([(13, "first.bias", math.inf)])
     model.second.weight.register_hook(  # type: ignore[no-untyped-call] # torch's
         lambda g: (
@@ -298,6 +296,11 @@ def test_raise_names_step_loss_culprits_in_backward_order_and_what_to_try(
         "second.weight (NaN), first.bias (+Inf), first in backward order; "
         "finite: second.bias, first.weight; loss 0."
     )
+
+
+def test_raise_says_what_to_try(tmp_path: Path) -> None:
+    said = message(tmp_path, Poisoned([(0, "first.bias", math.inf)]))
+
     assert "Trainer(detect_anomaly=True)" in said
 
 
@@ -308,7 +311,13 @@ def test_raise_tells_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     assert "finite: none; loss nan: the forward pass broke" in said
 
 
-def test_raise_leaves_weights_and_records_as_they_were(tmp_path: Path) -> None:
+def test_raise_leaves_every_record(tmp_path: Path) -> None:
+    message(tmp_path, Poisoned([(9, "first.weight", -math.inf)]))
+
+    assert read_run(tmp_path / "run").steps.tolist() == list(range(10))
+
+
+def test_raise_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
     model = Poisoned([(9, "first.weight", -math.inf)])
     never = Poisoned([])
     never.numbers = list(range(9))
@@ -318,7 +327,6 @@ def test_raise_leaves_weights_and_records_as_they_were(tmp_path: Path) -> None:
 
     assert "first.weight (-Inf)" in said
     assert same_weights(model, never)
-    assert read_run(tmp_path / "a" / "run").steps.tolist() == list(range(10))
 
 
 def test_too_many_skips_in_a_row_raise(tmp_path: Path) -> None:

@@ -210,20 +210,24 @@ def test_run_that_lightning_freezes_is_told(trained: Trained) -> None:
     assert the("frozen", recording).severity == "error"
 
 
-@pytest.mark.filterwarnings("ignore:update skipped")  # what is asked for
-def test_refused_steps_are_counted_and_nothing_exploded(trained: Trained) -> None:
-    recording = trained(
-        "mlp-exploding",
-        "on_nonfinite=skip",
-        "max_consecutive_skips=100",
-        "trainer.max_epochs=2",
-    )
+@pytest.fixture
+def refused(trained: Trained) -> Recording:
+    """The MLP that explodes, where bad steps are skipped."""
+    skip = ("on_nonfinite=skip", "max_consecutive_skips=100")
+    return trained("mlp-exploding", *skip, "trainer.max_epochs=2")
 
-    finding = the("refused", recording)
+
+@pytest.mark.filterwarnings("ignore:update skipped")  # what is asked for
+def test_refused_steps_are_counted(refused: Recording) -> None:
+    finding = the("refused", refused)
 
     assert finding.severity == "warning"
-    assert finding.numbers["refused_steps"] == recording.records.refused.sum() > 0
-    assert "exploded" not in kinds(recording)
+    assert finding.numbers["refused_steps"] == refused.records.refused.sum() > 0
+
+
+@pytest.mark.filterwarnings("ignore:update skipped")  # what is asked for
+def test_nothing_explodes_by_a_refused_step(refused: Recording) -> None:
+    assert "exploded" not in kinds(refused)
 
 
 def test_parameters_that_nothing_reaches_are_named(tmp_path: Path) -> None:

@@ -540,7 +540,7 @@ def test_memory_is_bounded_however_many_runs_are_looked_at(tmp_path: Path) -> No
 
 
 @both_loaders
-def test_run_too_large_to_read_at_once_is_sampled_and_says_so(
+def test_run_too_large_to_read_at_once_is_sampled(
     tmp_path: Path, load_fast: str
 ) -> None:
     parts = (records(np.ones((10, 100)), first=10 * i) for i in range(50))
