@@ -125,7 +125,8 @@ class Row:
             # Lightning turns the string "16-mixed" into bf16-mixed on the CPU.
             plugins = [MixedPrecision("16-mixed", "cpu", self.scaler())]
         callbacks = (make() for make in makers)
-        return trainer(path, *callbacks, plugins=plugins, **self.options)
+        options = {"log_every_n_steps": 4, "plugins": plugins, **self.options}
+        return trainer(path, *callbacks, **options)
 
 
 BF16 = torch.bfloat16
