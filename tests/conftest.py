@@ -1,12 +1,9 @@
 """Shared by every test: one torch thread per process, and the command line."""
 
-import sys
-from collections.abc import Callable
-
 import pytest
 import torch
 
-from gradguard.cli import main
+from tests.support.command_line import Call, in_this_process
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,13 +15,6 @@ def _one_thread() -> None:
 @pytest.fixture
 def gradguard(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[object, str, str]]:
-    """Run `gradguard` in this process; give back exit code, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradguard", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    return run
+) -> Call:
+    """Run `gradguard ...` in this process; give back exit code, stdout, stderr."""
+    return in_this_process(monkeypatch, capsys)

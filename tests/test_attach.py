@@ -18,6 +18,7 @@ from gradguard.attach import callbacks
 from gradguard.clipping.policy import Policy
 from gradguard.clipping.spec import POLICIES, make
 from gradguard.tensorboard.reader import read_run
+from tests.support.trainers import QUIET
 
 namespaces = pytest.mark.parametrize(
     "namespace",
@@ -44,14 +45,11 @@ def fit(namespace: ModuleType, path: Path, *guards: GradGuard) -> None:
 
     torch.manual_seed(0)
     namespace.Trainer(
-        accelerator="cpu",
         max_epochs=1,
         log_every_n_steps=2,
         callbacks=list(guards),
         logger=namespace.loggers.TensorBoardLogger(path, name=None, version="run"),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     ).fit(Net())
 
 

@@ -1,15 +1,16 @@
 """What only an accelerator can show: no step waits for it, and fp16 overflows for real."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from typing_extensions import override
 
 from gradguard import (
     ByName,
@@ -17,57 +18,38 @@ from gradguard import (
     GradGuard,
 )
 from gradguard.clipping.policy import Policy
-from gradguard.data.batches import Batches
 from gradguard.fit.context import context
 from gradguard.fit.parts import Parts
 from gradguard.fit.recorder import StepRecorder
 from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import ParameterColumns
 from gradguard.gradients.sharding import Shards
+from gradguard.records.records import Records
 from gradguard.records.schema import Schema
 from gradguard.tensorboard.reader import read_run
 from tests.support.clips import of_the_table
+from tests.support.modules import Net
+from tests.support.trainers import Twenty, fit, same_weights, trainer
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"
 )
 
-STEPS = 12
+
+class Scaled(Twenty):
+    """Its loss, scaled, has a gradient that overflows float16 at first."""
+
+    @override
+    def loss(self, x: Tensor) -> Tensor:
+        return 10 * self.output(x).float().square().mean()
 
 
-class Net(LightningModule):
-    """Three layers, and a loss whose scaled gradient overflows float16 at first."""
-
-    def __init__(self, *, fused: bool = False) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
-        self.fused = fused
-
-    def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
-        y: Tensor = self.layers(batch[0])
-        return 10 * y.float().square().mean()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), 0.01, fused=self.fused)
-
-    def train_dataloader(self) -> Batches:
-        x = torch.randn(4 * STEPS, 8, generator=torch.Generator().manual_seed(0))
-        return Batches(x, batch_size=4)
+def adamw(*, fused: bool = False) -> Any:
+    return partial(torch.optim.AdamW, lr=0.01, fused=fused)
 
 
-def fit(path: Path, model: Net, guard: GradGuard, **options: Any) -> Any:
-    Trainer(
-        accelerator="cuda",
-        devices=1,
-        max_epochs=1,
-        log_every_n_steps=5,
-        callbacks=[guard],
-        logger=TensorBoardLogger(path, name=None, version="run"),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    ).fit(model)
+def fit_on_cuda(path: Path, *callbacks: Callback, **options: Any) -> Records:
+    fit(path, *callbacks, accelerator="cuda", devices=1, **options)
     return read_run(path / "run")
 
 
@@ -76,10 +58,10 @@ def fit(path: Path, model: Net, guard: GradGuard, **options: Any) -> Any:
 def test_fp16_records_the_steps_the_scaler_skips(
     tmp_path: Path, fused: bool, own: bool
 ) -> None:
-    seed_everything(0, verbose=False)
     guard = GradGuard(clip=ClipNorm(0.1) if own else None)
+    model = Scaled(adamw(fused=fused))
 
-    run = fit(tmp_path, Net(fused=fused), guard, precision="16-mixed")
+    run = fit_on_cuda(tmp_path, guard, model=model, precision="16-mixed")
 
     applied = run[~run.skipped]
     assert run.skipped.any()  # the first scale, 65536, is too large
@@ -90,15 +72,12 @@ def test_fp16_records_the_steps_the_scaler_skips(
 
 
 def test_own_clip_gives_the_weights_of_torchs(tmp_path: Path) -> None:
-    seed_everything(0, verbose=False)
-    ours, theirs = Net(), Net()
-    theirs.load_state_dict(ours.state_dict())
+    ours, theirs = Scaled(adamw()), Scaled(adamw())
 
-    fit(tmp_path / "ours", ours, GradGuard(clip=ClipNorm(0.1)))
-    fit(tmp_path / "theirs", theirs, GradGuard(), gradient_clip_val=0.1)
+    fit_on_cuda(tmp_path / "ours", GradGuard(clip=ClipNorm(0.1)), model=ours)
+    fit_on_cuda(tmp_path / "theirs", GradGuard(), model=theirs, gradient_clip_val=0.1)
 
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(mine, other)
+    assert same_weights(ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -112,18 +91,17 @@ def test_own_clip_gives_the_weights_of_torchs(tmp_path: Path) -> None:
     ids=str,
 )
 def test_no_step_waits_for_the_device(policies: list[Policy]) -> None:
-    net = Net().cuda()
+    net = Net(adamw()).cuda()
     optimizer = net.configure_optimizers()
     names: dict[Tensor, str] = {
         parameter: name for name, parameter in net.named_parameters()
     }
     columns = ParameterColumns(list(names), names, Shards(list(names), net))
-    trainer = Trainer(logger=False, enable_checkpointing=False)
-    fit = context(trainer, net, None, Wanted(tuple(policies)), log=True)
+    lightning = trainer(Path("unused"), logger=False)
+    watched = context(lightning, net, None, Wanted(tuple(policies)), log=True)
     parts = Parts(columns, Schema(columns.names))
-    recorder = StepRecorder(optimizer, fit, lambda _: parts)
-    (batch,) = next(iter(net.train_dataloader()))
-    loss = net.training_step((batch.cuda(),), 0)
+    recorder = StepRecorder(optimizer, watched, lambda _: parts)
+    loss = net.loss(net.batches()[0].cuda())
     loss.backward()  # type: ignore[no-untyped-call]
 
     torch.cuda.set_sync_debug_mode("error")

@@ -4,7 +4,6 @@ import os
 import re
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
+from tests.support.processes import free_port
 
 README = (ROOT / "README.md").read_text()
 
@@ -40,13 +40,6 @@ COMMANDS = [
     for block in blocks("sh")
     if (commands := re.findall(r"^((?:gradguard|torchrun) [^#\n]*[^#\s])", block, re.M))
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def run(command: str, directory: Path) -> str:

@@ -5,8 +5,6 @@ import io
 import math
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,8 @@ from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import Outcome, run
 from gradguard.health.diagnosis import diagnose
 from gradguard.tensorboard.reader import read_run
+from tests.support.command_line import started
+from tests.support.processes import wait_until
 
 
 def trained(
@@ -65,12 +65,20 @@ def test_run_keeps_every_step(clipped: Outcome) -> None:
     assert clipped.first_nonfinite_loss is None
 
 
-def test_run_leaves_events_checkpoint_and_experiment(clipped: Outcome) -> None:
-    directory = clipped.run_dir
+def test_run_leaves_its_records(clipped: Outcome) -> None:
+    run = read_run(clipped.run_dir)
 
-    assert read_run(directory).steps.tolist() == clipped.records.steps.tolist()
-    assert (directory / "checkpoints" / "last.ckpt").is_file()
-    assert resolve(config=str(directory / "experiment.yaml")) == clipped.experiment
+    assert run.steps.tolist() == clipped.records.steps.tolist()
+
+
+def test_run_leaves_a_checkpoint(clipped: Outcome) -> None:
+    assert (clipped.run_dir / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_run_leaves_an_experiment_that_is_its_own(clipped: Outcome) -> None:
+    written = clipped.run_dir / "experiment.yaml"
+
+    assert resolve(config=str(written)) == clipped.experiment
 
 
 def test_runs_of_one_experiment_stand_side_by_side(tmp_path: Path) -> None:
@@ -216,19 +224,11 @@ def test_model_for_which_there_is_no_room_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_exits_130_and_keeps_what_was_recorded(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gradguard", "train", "--config", "srn-cured"]
-    options = ["--max-epochs", "100000", "--log-dir", str(tmp_path)]
-    process = subprocess.Popen(
-        [*command, *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:
+    options = ("--max-epochs", 100000, "--log-dir", tmp_path)
+    process = started("train", "--config", "srn-cured", *options)
     run_dir = tmp_path / "srn-cured" / "version_0"
-    while not (run_dir / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_until((run_dir / "checkpoints" / "last.ckpt").exists, process)
 
     err = interrupt(process)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
@@ -24,6 +23,7 @@ from tests.support.modules import (
     lightning_clip,
     sgd,
 )
+from tests.support.trainers import fit
 
 
 class Unheld(Net):
@@ -35,21 +35,6 @@ class Unheld(Net):
 
     def configure_optimizers(self) -> Any:
         return sgd([*self.first.parameters(), *self.second.parameters()])
-
-
-def fit(path: Path, model: Any, guard: Callback, **options: Any) -> None:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        log_every_n_steps=4,
-        logger=CSVLogger(path),
-        callbacks=[guard],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(model)
 
 
 def own() -> GradGuard:
@@ -98,7 +83,7 @@ def test_mistake_is_told_once_per_fit(
     sentence: str,
 ) -> None:
     with pytest.warns(UserWarning, match=sentence) as caught:
-        fit(tmp_path, make(), guard(), **options())
+        fit(tmp_path, guard(), model=make(), **options())
 
     assert sum(bool(re.search(sentence, str(one.message))) for one in caught) == 1
 
@@ -120,7 +105,7 @@ def test_nothing_is_told_where_nothing_is_wrong(
     guard: Callable[[], GradGuard],
     options: Callable[[], dict[str, Any]],
 ) -> None:
-    fit(tmp_path, make(), guard(), **options())  # a warning would be an error
+    fit(tmp_path, guard(), model=make(), **options())  # a warning would be an error
 
 
 class Delegating(Callback):
@@ -137,4 +122,4 @@ def test_callback_the_trainer_does_not_know_says_that_it_records_nothing(
     with pytest.warns(
         UserWarning, match="not among the Trainer's, so it records nothing"
     ):
-        fit(tmp_path, Net(), Delegating())
+        fit(tmp_path, Delegating(), model=Net())

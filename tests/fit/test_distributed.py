@@ -11,17 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from gradguard.tensorboard.reader import read_recordings, read_run
 from tests.support.documents import rows_below
+from tests.support.oracle import Loop, Seen, by_nothing, to_norm, to_value
 from tests.support.processes import ENVIRONMENT, free_port, torchrun
 from tests.support.ranks import ALONE, MODES, STEPS, THRESHOLD, Mode, Net, batch
 
 SCRIPT = "tests.support.ranks"
 TWO = [name for name, mode in MODES.items() if mode.processes == 2]
+CLIPS = {
+    "": by_nothing,
+    "norm": to_norm(THRESHOLD["norm"]),
+    "value": to_value(THRESHOLD["value"]),
+}
 FOUR = [name for name, mode in MODES.items() if mode.processes == 4]
 
 
@@ -39,103 +42,62 @@ def data_ranks(mode: Mode) -> int:
 
 
 @cache
-def plain_loop(mode: Mode) -> tuple[NDArray[np.float64], ...]:
-    """Train on the batches of all ranks together.
+def plain_loop(mode: Mode) -> Seen:
+    """Train on the batches of all ranks, which are one window together."""
+    ranks = range(data_ranks(mode))
+    micro_batches = range(STEPS * mode.accumulate)
+    batches = [batch(number, rank) for number in micro_batches for rank in ranks]
+    window = mode.accumulate * len(ranks)
+    loop = Loop(CLIPS[mode.clip], window=window, statistics=True)
+    return loop.run(Net(mode), batches)[""]
 
-    Return the norms before and after, and the statistics at the start and the end.
-    """
-    model = Net(mode)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.SGD(parameters, lr=0.5, momentum=0.9)
-    before, after, rows = [], [], []
-    num_batches = mode.accumulate * data_ranks(mode)
 
-    def norms() -> list[float]:
-        return [
-            np.nan if p.grad is None else float(p.grad.double().norm())
-            for p in parameters
-        ]
-
-    def statistics() -> NDArray[np.float64]:
-        """Take the step; return what is known of the weights before, and of it."""
-        old = [p.detach().double() for p in parameters]
-        gradients = [
-            torch.full((1,), torch.nan) if p.grad is None else p.grad.double()
-            for p in parameters
-        ]
-        optimizer.step()
-        return np.array(
-            [
-                [
-                    *(w.mean(), w.std(correction=0)),
-                    *(g.mean(), g.std(correction=0), g.abs().mean()),
-                    (p.detach() - w).norm() / w.norm(),
-                ]
-                for w, g, p in zip(old, gradients, parameters, strict=True)
-            ]
-        )
-
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        for micro in range(mode.accumulate):
-            for rank in range(data_ranks(mode)):
-                x = batch(step * mode.accumulate + micro, rank)
-                (model.loss(x) / num_batches).backward()  # type: ignore[no-untyped-call]
-        before.append(norms())
-        if mode.clip == "norm":
-            clip_grad_norm_(parameters, THRESHOLD["norm"])
-        elif mode.clip == "value":
-            clip_grad_value_(parameters, THRESHOLD["value"])
-        after.append(norms())
-        rows.append(statistics())
-    last = rows[-1].copy()
-    last[:, :2] = [
-        [p.detach().mean(), p.detach().std(correction=0)] for p in parameters
-    ]
-    return np.array(before), np.array(after), np.array([rows[0], last])
+def tolerance(mode: Mode) -> float:
+    return 4e-2 if mode.precision.startswith("bf16") else 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODES)
 def test_norms_are_those_of_the_whole_gradients(runs: Path, name: str) -> None:
     mode = MODES[name]
-    before, after, _ = plain_loop(mode._replace(precision="32-true"))
-    tolerance = 4e-2 if mode.precision.startswith("bf16") else 1e-5
+    seen = plain_loop(mode._replace(precision="32-true"))
 
     run = read_run(runs / name)
 
     assert run.names == tuple(name for name, _ in Net(mode).named_parameters())
-    assert run.steps.tolist() == list(range(STEPS))
-    np.testing.assert_allclose(run.before, before, rtol=tolerance)
-    np.testing.assert_allclose(run.after, after, rtol=tolerance)
+    assert seen.agree_with(run, rtol=tolerance(mode))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODES)
 def test_statistics_are_those_of_the_whole_parameters(runs: Path, name: str) -> None:
     mode = MODES[name]
-    *_, expected = plain_loop(mode._replace(precision="32-true"))
+    expected = plain_loop(mode._replace(precision="32-true")).epochs(STEPS)
     size = np.nanmax(abs(expected), axis=1, keepdims=True)  # means may cancel
-    tolerance = 4e-2 if mode.precision.startswith("bf16") else 1e-5
 
     epochs = read_recordings(runs / name)[""].epochs
 
     assert epochs is not None
     assert epochs.epochs.tolist() == [-1, 0]
     np.testing.assert_allclose(
-        epochs.values / size, expected / size, rtol=0, atol=tolerance
+        epochs.values / size, expected / size, rtol=0, atol=tolerance(mode)
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODES)
-def test_all_ranks_measure_the_same_and_rank_zero_writes(runs: Path, name: str) -> None:
+def test_all_ranks_measure_the_same(runs: Path, name: str) -> None:
     ranks = [np.load(file) for file in sorted(runs.glob(f"{name}-[0-3].npz"))]
 
     assert len(ranks) == MODES[name].processes
     for rank in ranks:
         for key in ("names", "before", "after"):
             np.testing.assert_array_equal(rank[key], ranks[0][key])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODES)
+def test_one_rank_writes(runs: Path, name: str) -> None:
     assert len(list((runs / name).glob("*tfevents*"))) == 1
 
 
@@ -164,11 +126,9 @@ def test_two_nodes_are_two_ranks(tmp_path: Path) -> None:
     ]
     errors = [node.communicate(timeout=120)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], errors[0][-4000:]
-    before, *_ = plain_loop(Mode(clip="norm"))
 
-    np.testing.assert_allclose(
-        read_run(tmp_path / "ddp-two-nodes").before, before, rtol=1e-5
-    )
+    run = read_run(tmp_path / "ddp-two-nodes")
+    assert plain_loop(Mode(clip="norm")).agree_with(run, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -182,8 +142,6 @@ def test_spawned_processes_write_too(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    before, after, _ = plain_loop(Mode(clip="norm"))
 
     run = read_run(tmp_path / "ddp-spawn")
-    np.testing.assert_allclose(run.before, before, rtol=1e-5)
-    np.testing.assert_allclose(run.after, after, rtol=1e-5)
+    assert plain_loop(Mode(clip="norm")).agree_with(run, rtol=1e-5)

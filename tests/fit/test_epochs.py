@@ -1,7 +1,7 @@
 """Weights and gradients by epoch: what is measured, at which updates, and at no others."""
 
 import copy
-from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from typing_extensions import override
 
 import gradguard.fit.epochs
 from gradguard import ClipNorm, GradGuard
@@ -27,9 +27,12 @@ from gradguard.gradients.sharding import Shards
 from gradguard.records.recording import STATISTICS, Epochs
 from gradguard.tensorboard.reader import read_recordings
 from gradguard.tensorboard.tags import EPOCHS
-from tests.support.bundled import SYSTEMS, Parameters, by_norm, by_nothing
+from tests.support.bundled import SYSTEMS
+from tests.support.event_files import events
+from tests.support.modules import Net
+from tests.support.oracle import Clip, Loop, by_nothing, to_norm
 from tests.support.syncs import Syncs
-from tests.support.trainers import Failing, Net, events, fit, trainer, weights
+from tests.support.trainers import Failing, Twenty, fit, same_weights, trainer
 
 BATCHES = 3
 GRADIENTS = STATISTICS[2:5]
@@ -41,71 +44,20 @@ def epochs_of(run: Path, optimizer: str = "") -> Epochs:
     return found
 
 
-def arrays(tensors: Any) -> list[NDArray[np.float64]]:
-    return [t.detach().numpy().astype(np.float64).copy() for t in tensors]
-
-
-def moments(values: list[NDArray[np.float64]]) -> list[list[np.floating]]:
-    return [[v.mean(), v.std()] for v in values]
-
-
-def of_update(
-    parameters: Parameters, step: Callable[[], object]
-) -> list[list[np.floating]]:
-    """Gradients, and how far the step moved the weights."""
-    old, gradients = arrays(parameters), arrays(p.grad for p in parameters)
-    step()
-    with np.errstate(divide="ignore"):  # biases start at zero
-        return [
-            [g.mean(), g.std(), abs(g).mean(), np.divide(norm(b - a), norm(a))]
-            for g, a, b in zip(gradients, old, arrays(parameters), strict=True)
-        ]
-
-
-def norm(values: NDArray[np.float64]) -> np.floating:
-    return np.float64(np.sqrt((values**2).sum()))
-
-
-def plain_loop(
-    model: LightningModule,
-    batches: list[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor],
-    clip: Callable[[Parameters], None],
-    accumulate: int,
-) -> NDArray[np.float64]:
-    """Two epochs; rows -1, 0 and 1 of every statistic, `[3, P, 6]`."""
-    parameters = list(model.parameters())
-    optimizer: Any = model.configure_optimizers()
-    starts = range(0, len(batches), accumulate)
-    rows: list[NDArray[np.float64]] = []
-    start = moments(arrays(parameters))
-    for _ in range(2):
-        for first in starts:
-            optimizer.zero_grad()
-            for x, y in batches[first : first + accumulate]:
-                (loss(model(x), y) / accumulate).backward()  # type: ignore[no-untyped-call]
-            clip(parameters)
-            update = of_update(parameters, optimizer.step)
-            if not rows:
-                rows.append(np.hstack([start, update]))
-        rows.append(np.hstack([moments(arrays(parameters)), update]))
-    return np.array(rows)
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize(
     ("clip", "policies", "options"),
     [
         (by_nothing, None, {}),
-        (by_norm, None, {"gradient_clip_val": 0.5}),
-        (by_norm, ClipNorm(0.5), {}),
+        (to_norm(0.5), None, {"gradient_clip_val": 0.5}),
+        (to_norm(0.5), ClipNorm(0.5), {}),
     ],
     ids=["no_clip", "observed", "own"],
 )
 def test_statistics_are_those_of_a_plain_loop(
     tmp_path: Path,
-    clip: Callable[[Parameters], None],
+    clip: Clip,
     policies: Policy | None,
     options: dict[str, Any],
     name: str,
@@ -117,6 +69,8 @@ def test_statistics_are_those_of_a_plain_loop(
     data.setup("fit")
     batches = list(islice(data.train_dataloader(), BATCHES))
     twin = copy.deepcopy(model)
+    loop = Loop(clip, window=accumulate, epochs=2, loss=loss, statistics=True)
+    seen = loop.run(twin, batches)[""]
 
     trainer(
         tmp_path,
@@ -130,7 +84,7 @@ def test_statistics_are_those_of_a_plain_loop(
     ).fit(model, datamodule=data)
 
     epochs = epochs_of(tmp_path / "run")
-    expected = plain_loop(twin, batches, loss, clip, accumulate)
+    expected = seen.epochs(-(-BATCHES // accumulate))
     assert epochs.names == tuple(name for name, _ in twin.named_parameters())
     assert epochs.epochs.tolist() == [-1, 0, 1]
     np.testing.assert_allclose(epochs.values, expected, rtol=1e-5, atol=1e-12)
@@ -160,15 +114,16 @@ def test_spread_is_right(tensor: Tensor, expected: list[float]) -> None:
     np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
 
 
-class Embedded(Net):
+class Embedded(Twenty):
     """An embedding, of which the batches use few rows, and a complex weight."""
 
     def __init__(self, *, sparse: bool) -> None:
-        super().__init__(optimizer=lambda p: torch.optim.SGD(p, 0.1))
+        super().__init__(partial(torch.optim.SGD, lr=0.1))
         self.embedding = nn.Embedding(10, 4, sparse=sparse)
         self.phase = nn.Parameter(torch.full((4,), 1 + 2j))
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+    @override
+    def loss(self, x: Tensor) -> Tensor:
         rows = self.embedding(torch.tensor([1, 1, 5]))
         loss: Tensor = (rows * self.phase).abs().square().sum()
         return loss
@@ -207,18 +162,18 @@ def test_complex_weight_is_its_real_and_imaginary_parts(tmp_path: Path) -> None:
 
 
 def test_weights_are_those_of_training_without_it(tmp_path: Path) -> None:
-    model = Net(optimizer=lambda p: torch.optim.AdamW(p, 0.01))
+    model = partial(Twenty, partial(torch.optim.AdamW, lr=0.01))
 
-    alone = fit(tmp_path / "alone", model=model, max_epochs=2)
+    alone = fit(tmp_path / "alone", model=model(), max_epochs=2)
     guard = GradGuard(layer_statistics=True)
-    measured = fit(tmp_path / "measured", guard, model=model, max_epochs=2)
+    measured = fit(tmp_path / "measured", guard, model=model(), max_epochs=2)
 
-    assert torch.equal(weights(measured), weights(alone))
+    assert same_weights(measured, alone)
 
 
-def test_only_first_and_last_updates_are_measured_and_none_syncs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def counted_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Train for three epochs; count syncs, and name what was called to measure."""
     calls: list[str] = []
 
     def counted(name: str, act: Any) -> Any:
@@ -234,14 +189,21 @@ def test_only_first_and_last_updates_are_measured_and_none_syncs(
     monkeypatch.setattr(gradguard.fit.epochs, "spread", counted("spread", spread))
     monkeypatch.setattr(Syncs, "count", 0)
     fit(tmp_path, GradGuard(layer_statistics=True), max_epochs=3)
+    return calls
 
-    assert Syncs.count == 0
-    assert calls.count("see_update") == 3 * 20
+
+def test_only_first_and_last_updates_are_measured(counted_fit: list[str]) -> None:
+    assert counted_fit.count("see_update") == 3 * 20
     # Gradients and weights, of the first update and of each epoch.
-    assert calls.count("spread") == 2 * (1 + 3)
+    assert counted_fit.count("spread") == 2 * (1 + 3)
 
 
-def test_option_off_writes_and_reads_nothing(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("counted_fit")
+def test_measuring_does_not_sync() -> None:
+    assert Syncs.count == 0
+
+
+def test_nothing_is_written_unless_asked_for(tmp_path: Path) -> None:
     fit(tmp_path, GradGuard())
 
     assert read_recordings(tmp_path / "run")[""].epochs is None
@@ -258,7 +220,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
         for event in accumulator.Tensors(tag)
     ]
     assert sum(rows for rows, _, _ in shapes) == 1 + 4
-    assert {tuple(shape) for _, *shape in shapes} == {(7, len(STATISTICS))}
+    assert {tuple(shape) for _, *shape in shapes} == {(5, len(STATISTICS))}
 
 
 @pytest.mark.parametrize("options", [{"max_steps": 7}, {"limit_train_batches": 7}])
@@ -268,7 +230,7 @@ def test_last_update_is_known_ahead(tmp_path: Path, options: dict[str, Any]) -> 
     recording = read_recordings(tmp_path / "run")[""]
     assert len(recording.records.steps) == 7
     last = epochs_of(tmp_path / "run")["gradient_mean_abs_after"][-1]
-    assert np.isfinite(last).sum() == 4
+    assert np.isfinite(last).sum() == 3
 
 
 def test_weights_alone_are_known_where_an_epoch_is_cut_short(tmp_path: Path) -> None:
@@ -314,11 +276,11 @@ def test_exception_leaves_the_rows_so_far(tmp_path: Path) -> None:
 
 def test_resumed_run_goes_on_with_no_second_start(tmp_path: Path) -> None:
     first = trainer(tmp_path / "a", GradGuard(layer_statistics=True), max_epochs=2)
-    first.fit(Net())
+    first.fit(Twenty())
     first.save_checkpoint(tmp_path / "half.ckpt")
 
     trainer(tmp_path / "b", GradGuard(layer_statistics=True), max_epochs=4).fit(
-        Net(), ckpt_path=str(tmp_path / "half.ckpt")
+        Twenty(), ckpt_path=str(tmp_path / "half.ckpt")
     )
 
     assert epochs_of(tmp_path / "a" / "run").epochs.tolist() == [-1, 0, 1]
@@ -328,9 +290,11 @@ def test_resumed_run_goes_on_with_no_second_start(tmp_path: Path) -> None:
 class Growing(Net):
     """Its second layer joins the optimizer in the second epoch."""
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.first.parameters(), 0.01)
+    @override
+    def configure_optimizers(self) -> Any:
+        return self.optimizer(self.first.parameters())
 
+    @override
     def on_train_epoch_start(self) -> None:
         if self.current_epoch == 1:
             optimizer: Any = self.trainer.optimizers[0]
@@ -360,7 +324,8 @@ class Two(Net):
         super().__init__()
         self.automatic_optimization = False
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+    @override
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
         loss = super().training_step(batch, batch_idx)
         optimizers: Any = self.optimizers()
         for optimizer in optimizers:
@@ -370,12 +335,12 @@ class Two(Net):
             optimizer.step()
         return loss
 
+    @override
     def configure_optimizers(self) -> Any:
         layers = (self.first, self.second)
-        return [torch.optim.SGD(layer.parameters(), 0.01) for layer in layers]
+        return [self.optimizer(layer.parameters()) for layer in layers]
 
 
-@pytest.mark.filterwarnings("ignore:no optimizer holds unused")
 @pytest.mark.parametrize("num_batches", [4, 5])
 def test_each_optimizer_has_rows_of_its_own(tmp_path: Path, num_batches: int) -> None:
     fit(
@@ -400,11 +365,10 @@ def test_gradients_are_those_without_the_loss_scale(
 ) -> None:
     for scale in (1.0, 64.0):
         scaler = GradScaler("cpu", init_scale=scale)
-        seed_everything(3, verbose=False)
         fit(
             tmp_path / str(scale),
             GradGuard(clip=clip, layer_statistics=True),
-            model=Net(optimizer=lambda p: torch.optim.SGD(p, 0.01, fused=fused)),
+            model=Twenty(partial(torch.optim.SGD, lr=0.01, fused=fused)),
             max_steps=2,
             plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
         )
@@ -421,8 +385,9 @@ def test_gradients_are_those_without_the_loss_scale(
 def test_update_that_is_skipped_has_no_gradients(
     tmp_path: Path, fused: bool | None
 ) -> None:
-    class Bad(Net):
-        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+    class Bad(Twenty):
+        @override
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
             loss = super().training_step(batch, batch_idx)
             return loss * (torch.nan if self.trainer.is_last_batch else 1)
 
@@ -430,13 +395,13 @@ def test_update_that_is_skipped_has_no_gradients(
     fit(
         tmp_path,
         GradGuard(on_nonfinite="skip", layer_statistics=True),
-        model=Bad(optimizer=lambda p: torch.optim.SGD(p, 0.01, fused=fused)),
+        model=Bad(partial(torch.optim.SGD, lr=0.01, fused=fused)),
         plugins=[] if fused is None else scaler,
     )
 
     epochs = epochs_of(tmp_path / "run")
     assert np.isfinite(epochs["weight_mean"]).all()
-    assert np.isfinite(epochs["gradient_mean_after"][0]).sum() == 4
+    assert np.isfinite(epochs["gradient_mean_after"][0]).sum() == 3
     assert np.isnan(epochs["gradient_mean_after"][1]).all()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.demos.boring_classes import (
     BoringModel,
     DemoModel,
@@ -20,15 +20,23 @@ from lightning.pytorch.demos.boring_classes import (
 )
 from lightning.pytorch.demos.lstm import LightningLSTM
 from lightning.pytorch.demos.transformer import LightningTransformer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from gradguard import GradGuard
 from gradguard.tensorboard.reader import read_optimizers, read_run
-from tests.support.oracle import Seen
+from tests.support.oracle import (
+    Adversaries,
+    Loop,
+    Turns,
+    by_nothing,
+    seen_of,
+    to_norm,
+)
+from tests.support.trainers import same_weights, trainer
 
 NUM_BATCHES = 4
 VOCABULARY = 60
@@ -43,20 +51,21 @@ class Reseed(Callback):
         torch.manual_seed(batch_idx)
 
 
+def reseeded(loss: Loss) -> Loss:
+    """The same loss of a numbered batch, which seeds its dropout."""
+
+    def loss_of(model: Any, numbered: tuple[int, Any]) -> Any:
+        number, batch = numbered
+        torch.manual_seed(number)
+        return loss(model, batch)
+
+    return loss_of
+
+
 def fit(path: Path, model: LightningModule, batches: Any, **options: Any) -> None:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_val_batches=0,
-        log_every_n_steps=2,
-        logger=TensorBoardLogger(path, name=None, version="run"),
-        callbacks=[Reseed(), GradGuard()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(model, DataLoader(batches, batch_size=None))
+    quick = {"limit_val_batches": 0, "log_every_n_steps": 2}
+    runner = trainer(path, Reseed(), GradGuard(), **quick, **options)
+    runner.fit(model, DataLoader(batches, batch_size=None))
 
 
 def vectors() -> list[Tensor]:
@@ -133,29 +142,18 @@ def test_demo_of_lightning_is_recorded_as_a_plain_loop_sees_it(
     # In manual optimisation Lightning refuses to clip.
     max_norm = 0.05 if model.automatic_optimization else None
     twin = copy.deepcopy(model)
-    seen = plain_loop(twin, demo, max_norm)
+    loop = Loop(
+        to_norm(max_norm) if max_norm else by_nothing,
+        loss=reseeded(demo.loss),
+        optimizer=lambda model: demo.optimizer(model.parameters()),
+    )
+    seen = loop.run(twin, list(enumerate(demo.batches())))[""]
 
     fit(tmp_path, model, demo.batches(), gradient_clip_val=max_norm)
 
     assert seen.clipped is model.automatic_optimization
     assert seen.agree_with(read_run(tmp_path / "run"), rtol=demo.rtol)
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
-def plain_loop(model: nn.Module, demo: Demo, max_norm: float | None) -> Seen:
-    optimizer = demo.optimizer(model.parameters())
-    seen = Seen(dict(model.named_parameters()))
-    for step, batch in enumerate(demo.batches()):
-        torch.manual_seed(step)
-        optimizer.zero_grad()
-        demo.loss(model, batch).backward()
-        seen.note_before(step)
-        if max_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-        seen.note_after()
-        optimizer.step()
-    return seen
+    assert same_weights(model, twin)
 
 
 class SimpleGAN(LightningModule):
@@ -170,7 +168,7 @@ class SimpleGAN(LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         optimizers: Any = self.optimizers()
         g_opt, d_opt = optimizers
-        g_x = self.G(torch.randn(len(batch), 8))
+        g_x = self.generate(batch)
 
         err_d = self.discriminator_loss(batch, g_x)
         d_opt.zero_grad()
@@ -181,6 +179,9 @@ class SimpleGAN(LightningModule):
         g_opt.zero_grad()
         self.manual_backward(err_g)
         g_opt.step()
+
+    def generate(self, x: Tensor) -> Any:
+        return self.G(torch.randn(len(x), 8))
 
     def discriminator_loss(self, x: Tensor, g_x: Tensor) -> Any:
         real = functional.binary_cross_entropy(self.D(x), torch.ones(len(x), 1))
@@ -194,29 +195,33 @@ class SimpleGAN(LightningModule):
         return [Adam(part.parameters(), lr=1e-2) for part in (self.G, self.D)]
 
 
+class DocumentedTurns(Adversaries):
+    """The discriminator comes first, though the generator's optimizer does."""
+
+    @override
+    def turns(self, model: Any) -> Turns:
+        def loss_d(model: Any, x: Tensor) -> Any:
+            return model.discriminator_loss(x, model.generate(x))
+
+        def loss_g(model: Any, x: Tensor) -> Any:
+            return model.generator_loss(model.generate(x))
+
+        g_opt, d_opt = model.configure_optimizers()
+        turns = (("optimizer_1", d_opt, loss_d), ("optimizer_0", g_opt, loss_g))
+        return {
+            name: (optimizer, partial(reseeded(loss), model), seen_of(model, optimizer))
+            for name, optimizer, loss in turns
+        }
+
+
 def test_each_optimizer_of_the_documented_gan_has_its_own_norms(tmp_path: Path) -> None:
     seed_everything(7, verbose=False)
     model = SimpleGAN()
     twin = copy.deepcopy(model)
-    g_opt, d_opt = twin.configure_optimizers()
-    g_seen = Seen({f"G.{name}": p for name, p in twin.G.named_parameters()})
-    d_seen = Seen({f"D.{name}": p for name, p in twin.D.named_parameters()})
-    for index, x in enumerate(vectors()):
-        torch.manual_seed(index)
-        g_x = twin.G(torch.randn(len(x), 8))
-        turns = (
-            (2 * index, d_opt, d_seen, partial(twin.discriminator_loss, x)),
-            (2 * index + 1, g_opt, g_seen, twin.generator_loss),
-        )
-        for step, optimizer, seen, loss in turns:
-            optimizer.zero_grad()
-            loss(g_x).backward()
-            seen.note_before(step)
-            seen.note_after()
-            optimizer.step()
+    expected = DocumentedTurns().run(twin, list(enumerate(vectors())))
 
     fit(tmp_path, model, vectors())
 
     runs = read_optimizers(tmp_path / "run")
-    assert g_seen.agree_with(runs["optimizer_0"], rtol=1e-5)
-    assert d_seen.agree_with(runs["optimizer_1"], rtol=1e-5)
+    for optimizer, seen in expected.items():
+        assert seen.agree_with(runs[optimizer], rtol=1e-5)

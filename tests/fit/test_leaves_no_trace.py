@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner.tuning import Tuner
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from gradguard import ClipNorm, GradGuard
 from gradguard.tensorboard.reader import read_run
+from tests.support.event_files import events
 from tests.support.modules import (
     NUM_BATCHES,
     Manual,
@@ -32,6 +31,7 @@ from tests.support.modules import (
     no_clip,
 )
 from tests.support.oracle import MAX_NORM
+from tests.support.trainers import fit, same_weights, trainer
 
 
 def failing(model: Net, exception: BaseException, batch_idx: int = 3) -> Net:
@@ -70,19 +70,6 @@ class Tuned(Net):
         return SGD(self.parameters(), self.lr)
 
 
-def trainer(path: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    quiet = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "log_every_n_steps": 4,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "logger": TensorBoardLogger(path, name=None, version="run"),
-    }
-    return Trainer(callbacks=list(callbacks), **{**quiet, **options})
-
-
 def traces(runner: Any, model: Net) -> list[object]:
     """Everything of ours that could be left on what belongs to others."""
     found: list[object] = []
@@ -103,6 +90,9 @@ def interruptible() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, handler)
+
+
+End = Callable[[Path, Net], Trainer]
 
 
 def fitted(path: Path, model: Net, *callbacks: Callback, **options: Any) -> Trainer:
@@ -132,8 +122,7 @@ def interrupted(path: Path, model: Net) -> Trainer:
     return runner
 
 
-@pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(
+ends = pytest.mark.parametrize(
     ("run", "steps"),
     [
         (fitted, NUM_BATCHES),
@@ -144,15 +133,31 @@ def interrupted(path: Path, model: Net) -> Trainer:
     ],
     ids=["fit", "fit_twice", "max_steps", "exception", "ctrl_c"],
 )
-@pytest.mark.parametrize(
+modules = pytest.mark.parametrize(
     "make",
     [Net, partial(Net, Wrapping), partial(Manual, lightning_clip)],
     ids=["automatic", "wrapping", "manual"],
 )
-def test_every_end_of_a_fit_leaves_all_records_and_no_hook(
+
+
+@pytest.mark.usefixtures("interruptible")
+@ends
+@modules
+def test_every_end_of_a_fit_leaves_all_records(
+    tmp_path: Path, run: End, steps: int, make: Callable[[], Net]
+) -> None:
+    run(tmp_path, make())
+
+    assert read_run(tmp_path / "run").steps.tolist() == list(range(steps))
+
+
+@pytest.mark.usefixtures("interruptible")
+@ends
+@modules
+def test_no_end_of_a_fit_leaves_a_hook(
     tmp_path: Path,
-    run: Callable[[Path, Net], Trainer],
-    steps: int,
+    run: End,
+    steps: int,  # noqa: ARG001 (of the other test)
     make: Callable[[], Net],
 ) -> None:
     model = make()
@@ -160,7 +165,6 @@ def test_every_end_of_a_fit_leaves_all_records_and_no_hook(
     runner = run(tmp_path, model)
 
     assert not traces(runner, model)
-    assert read_run(tmp_path / "run").steps.tolist() == list(range(steps))
 
 
 def test_method_that_a_user_gave_the_plugin_is_still_there(tmp_path: Path) -> None:
@@ -201,7 +205,6 @@ def test_loop_that_does_not_train_writes_nothing(tmp_path: Path, loop: str) -> N
 def test_one_instance_serves_fits_and_every_other_loop(tmp_path: Path) -> None:
     guard = GradGuard()
     for name in ("one", "two"):
-        seed_everything(7, verbose=False)
         model = Evaluated()
         runner = trainer(tmp_path / name, guard)
         runner.validate(model, model.train_dataloader(), verbose=False)
@@ -223,7 +226,7 @@ def test_callback_copied_before_a_fit_is_pickled_after_it(tmp_path: Path) -> Non
     assert read_run(tmp_path / "two/run").steps.tolist() == list(range(NUM_BATCHES))
 
 
-def test_fast_dev_run_leaves_no_trace_and_no_file(tmp_path: Path) -> None:
+def test_fast_dev_run_leaves_nothing_behind(tmp_path: Path) -> None:
     model = Net()
 
     runner = fitted(tmp_path, model, fast_dev_run=2)
@@ -240,12 +243,13 @@ def test_fast_dev_run_leaves_no_trace_and_no_file(tmp_path: Path) -> None:
     ],
     ids=["lr_find", "scale_batch_size"],
 )
-def test_tuner_writes_nothing_and_the_fit_after_it_everything(
+def test_fit_after_the_tuner_is_recorded_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: Callable[[Tuner, Net], Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the tuner keeps a checkpoint there
     model = Tuned()
-    runner = trainer(tmp_path, GradGuard(), max_epochs=5, max_steps=5)
+    options = {"max_epochs": 5, "max_steps": 5, "log_every_n_steps": 4}
+    runner = trainer(tmp_path, GradGuard(), **options)
 
     tune(Tuner(runner), model)
     runner.fit(model)
@@ -255,16 +259,11 @@ def test_tuner_writes_nothing_and_the_fit_after_it_everything(
 
 
 def test_clipping_works_where_nothing_is_logged(tmp_path: Path) -> None:
-    seed_everything(7, verbose=False)
-    model = Net()
-    twin = copy.deepcopy(model)
-
     clipper = GradGuard(clip=ClipNorm(MAX_NORM))
-    trainer(tmp_path, clipper, logger=False).fit(model)
-    trainer(tmp_path, gradient_clip_val=MAX_NORM, logger=False).fit(twin)
+    ours = fit(tmp_path, clipper, model=Net(), logger=False)
+    theirs = fit(tmp_path, model=Net(), gradient_clip_val=MAX_NORM, logger=False)
 
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    assert same_weights(ours, theirs)
 
 
 def test_module_copied_in_mid_fit_is_free_of_the_original(tmp_path: Path) -> None:
@@ -305,21 +304,15 @@ def test_any_name_survives_the_way_to_disk_and_back(tmp_path: Path) -> None:
     names = tuple(name for name, _ in model.named_parameters())
     assert read_run(tmp_path / "run").names == names
     for moment in ("before", "after"):
-        events = EventAccumulator(str(tmp_path / "run" / moment))
-        events.Reload()
         tags = {f"gradients/{name}" for name in names}
-        assert tags == set(events.Tags()["scalars"])
+        assert tags == set(events(tmp_path / "run" / moment).Tags()["scalars"])
 
 
 def test_resumed_run_continues_the_records(tmp_path: Path) -> None:
-    seed_everything(7, verbose=False)
-    model = Net()
-    first, whole = copy.deepcopy(model), copy.deepcopy(model)
-
-    fitted(tmp_path / "whole", whole, max_epochs=2)
-    fitted(tmp_path, first).save_checkpoint(tmp_path / "end.ckpt")
+    fitted(tmp_path / "whole", Net(), max_epochs=2)
+    fitted(tmp_path, Net()).save_checkpoint(tmp_path / "end.ckpt")
     runner = trainer(tmp_path, GradGuard(), max_epochs=2)
-    runner.fit(model, ckpt_path=tmp_path / "end.ckpt", weights_only=False)
+    runner.fit(Net(), ckpt_path=tmp_path / "end.ckpt", weights_only=False)
 
     resumed, expected = (read_run(tmp_path / run) for run in ("run", "whole/run"))
     assert resumed.steps.tolist() == list(range(2 * NUM_BATCHES))
@@ -335,10 +328,9 @@ def test_steps_run_again_after_a_crash_are_recorded_once(tmp_path: Path) -> None
         fitted(tmp_path, model, save, enable_checkpointing=True)
     crashed = read_run(tmp_path / "run").steps.tolist()
 
-    again = Net()
     runner = trainer(tmp_path, GradGuard())
     (checkpoint,) = (tmp_path / "saved").iterdir()
-    runner.fit(again, ckpt_path=checkpoint, weights_only=False)
+    runner.fit(Net(), ckpt_path=checkpoint, weights_only=False)
 
     assert crashed == list(range(5))
     assert read_run(tmp_path / "run").steps.tolist() == list(range(NUM_BATCHES))

@@ -1,5 +1,6 @@
 """What a tuner tries: clipped as the fit will be, and neither recorded nor learned from."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner.tuning import Tuner
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from gradguard import AutoClip, ClipNorm, GradGuard
 from gradguard.tensorboard.reader import read_run
-from tests.support.trainers import Net, trainer, weights
+from tests.support.modules import Net
+from tests.support.trainers import same_weights, trainer
 
 MAX_NORM = 0.05
 
@@ -38,22 +40,24 @@ class Witness(torch.optim.SGD):
 
 
 class Tuned(Net):
-    def __init__(self, num_batches: int = 40) -> None:
-        super().__init__(num_batches)
+    """As many rows as asked for, in batches of a size that can be tuned."""
+
+    def __init__(self, rows: int = 80) -> None:
+        super().__init__(partial(Witness, lr=0.05))
+        self.rows = rows
         self.lr = 0.05
         self.batch_size = 2
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         Witness.seen = []
-        return Witness(self.parameters(), self.lr)
+        return super().configure_optimizers()
 
     def train_dataloader(self) -> DataLoader[Any]:
-        data = torch.randn(2 * self.num_batches, 4, generator=torch.manual_seed(1))
-        return DataLoader(TensorDataset(data), batch_size=self.batch_size)
+        data: Any = torch.randn(self.rows, 4, generator=torch.manual_seed(1))
+        return DataLoader(data, batch_size=self.batch_size)
 
 
 def found(path: Path, *callbacks: Any, **options: Any) -> tuple[Any, list[float]]:
-    torch.manual_seed(0)
     finder = Tuner(trainer(path, *callbacks, **options)).lr_find(
         Tuned(), num_training=30, max_lr=100, early_stop_threshold=None
     )
@@ -94,8 +98,7 @@ class InMidFit(LearningRateFinder):
 
 
 def fitted(path: Path, *callbacks: Any) -> Tuned:
-    torch.manual_seed(0)
-    model = Tuned(6)
+    model = Tuned(12)
     trainer(path, *callbacks, InMidFit(), max_epochs=2).fit(model)
     return model
 
@@ -113,7 +116,7 @@ def test_trials_in_mid_fit_leave_the_weights_as_without_gradguard(
 ) -> None:
     observed = fitted(tmp_path, GradGuard())
 
-    assert torch.equal(weights(observed), weights(fitted(tmp_path / "without")))
+    assert same_weights(observed, fitted(tmp_path / "without"))
 
 
 def test_trials_in_mid_fit_teach_a_policy_nothing(tmp_path: Path) -> None:
@@ -133,7 +136,7 @@ def test_trials_of_the_batch_size_are_clipped(tmp_path: Path) -> None:
 
 
 def test_fit_behind_a_trial_begins_at_step_zero(tmp_path: Path) -> None:
-    lightning, model = trainer(tmp_path, GradGuard(ClipNorm(MAX_NORM))), Tuned(6)
+    lightning, model = trainer(tmp_path, GradGuard(ClipNorm(MAX_NORM))), Tuned(12)
     Tuner(lightning).lr_find(model, num_training=10, early_stop_threshold=None)
 
     lightning.fit(model)

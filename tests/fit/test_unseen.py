@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from gradguard import ClipNorm, GradGuard
 from gradguard.tensorboard.reader import read_optimizers, read_run
-from tests.support.trainers import Net, fit, trainer, weights
+from tests.support.trainers import Twenty, fit, same_weights, trainer
 
 MAX_NORM = 0.05
 
@@ -53,13 +53,10 @@ def held(optimizer: Any) -> list[Tensor]:
     ]
 
 
-class Manual(Net):
+class Manual(Twenty):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
-
-    def loss(self, batch: Any) -> Tensor:
-        return Net.training_step(self, batch, 0)
 
     def backward_of(self, batch: Any) -> None:
         self.zero_grad()
@@ -70,7 +67,7 @@ class Sharp(Manual):
     def configure_optimizers(self) -> Any:
         return SAM(self.parameters())
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         sam: Any = self.optimizers()
         self.backward_of(batch)
         sam.first_step()
@@ -79,7 +76,6 @@ class Sharp(Manual):
 
 
 def sharp_loop(*, clip: bool) -> tuple[Sharp, list[float]]:
-    torch.manual_seed(7)
     model, totals = Sharp(), []
     sam = model.configure_optimizers()
     for batch in model.train_dataloader():
@@ -96,7 +92,6 @@ def sharp_loop(*, clip: bool) -> tuple[Sharp, list[float]]:
 
 
 def test_updates_of_an_inner_optimizer_are_recorded(tmp_path: Path) -> None:
-    torch.manual_seed(7)
     trainer(tmp_path, GradGuard()).fit(Sharp())
 
     _, totals = sharp_loop(clip=False)
@@ -105,11 +100,10 @@ def test_updates_of_an_inner_optimizer_are_recorded(tmp_path: Path) -> None:
 
 
 def test_updates_of_an_inner_optimizer_are_clipped(tmp_path: Path) -> None:
-    torch.manual_seed(7)
     trainer(tmp_path, GradGuard(ClipNorm(MAX_NORM))).fit(model := Sharp())
 
     expected, _ = sharp_loop(clip=True)
-    assert torch.equal(weights(model), weights(expected))
+    assert same_weights(model, expected)
 
 
 class Wrapper(Optimizer):
@@ -128,7 +122,7 @@ class Wrapper(Optimizer):
 
 @pytest.mark.filterwarnings("ignore:no optimizer holds unused")
 def test_step_within_a_step_is_one_update(tmp_path: Path) -> None:
-    model = Net()
+    model = Twenty()
     model.optimizer = lambda _: Wrapper(
         list(model.first.parameters()), list(model.second.parameters())
     )
@@ -147,12 +141,12 @@ class Ignoring(SGD):
         return super().step()
 
 
-class ClosureFirst(Net):
+class ClosureFirst(Twenty):
     def configure_optimizers(self) -> Any:
         return Ignoring(self.parameters(), 0.05)
 
-    def optimizer_step(  # type: ignore[override]
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
         optimizer_closure()
         optimizer.step(lambda: None)
@@ -176,7 +170,7 @@ class Unlisted(Manual):
     def configure_optimizers(self) -> Any:
         return None
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         self.backward_of(batch)
         self.own.step()
 
@@ -201,7 +195,7 @@ class Beside(Unlisted):
     def configure_optimizers(self) -> Any:
         return SGD(self.first.parameters(), 0.05)
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         super().training_step(batch, batch_idx)
         self.optimizers().step()  # type: ignore[union-attr]
 
@@ -217,12 +211,12 @@ def test_optimizer_beside_the_trainers_has_records_of_its_own(tmp_path: Path) ->
     }
 
 
-class InBackward(Net):
+class InBackward(Twenty):
     """An optimizer for each parameter, stepped as soon as its gradient is there."""
 
     def __init__(self) -> None:
         super().__init__()
-        for parameter in [*self.first.parameters(), *self.second.parameters()]:
+        for parameter in self.second.parameters():
             step = partial(self.step, SGD([parameter], 0.05))
             parameter.register_post_accumulate_grad_hook(step)  # type: ignore[no-untyped-call]
 
@@ -236,7 +230,7 @@ class InBackward(Net):
 
 
 class ByHand(Manual):
-    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         self.backward_of(batch)
         with torch.no_grad():
             for parameter in held(self.optimizers()):
@@ -291,7 +285,7 @@ class Idle(Manual):
     def configure_optimizers(self) -> Any:
         return SGD(self.first.parameters(), 0.1), SGD(self.second.parameters(), 0.1)
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         self.backward_of(batch)
         self.optimizers()[0].step()  # type: ignore[index]
 
@@ -307,7 +301,7 @@ def test_optimizer_of_another_model_is_none_of_our_business(tmp_path: Path) -> N
     other = torch.nn.Linear(2, 1)
     theirs = SGD(other.parameters(), 0.1)
 
-    class Both(Net):
+    class Both(Twenty):
         def on_train_batch_end(self, *_: Any) -> None:
             theirs.zero_grad()
             other(torch.ones(2)).sum().backward()

@@ -100,11 +100,16 @@ def test_norm_of_an_infinite_gradient_is_infinite(element: float, norm: float) -
     assert norms_of(torch.tensor([1.0, element])) == [norm]
 
 
-def test_norm_of_a_nan_gradient_is_nan_and_spares_the_others() -> None:
-    nan, healthy = norms_of(torch.tensor([math.nan, 1.0]), torch.tensor([3.0, 4.0]))
+def test_norm_of_a_nan_gradient_is_nan() -> None:
+    [norm] = norms_of(torch.tensor([math.nan, 1.0]))
 
-    assert math.isnan(nan)
-    assert healthy == 5.0
+    assert math.isnan(norm)
+
+
+def test_nan_gradient_spares_the_norms_of_the_others() -> None:
+    _, norm = norms_of(torch.tensor([math.nan, 1.0]), torch.tensor([3.0, 4.0]))
+
+    assert norm == 5.0
 
 
 def test_total_norm_is_the_norm_of_all_gradients_end_to_end() -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
+from typing_extensions import override
 
 from gradguard import AutoClip, ClipNorm, GradGuard, NonFiniteGradientError, ZClip
 from gradguard.guard.dump import set_rng_state
 from gradguard.tensorboard.reader import read_optimizers, read_run
-from tests.support.trainers import events
+from tests.support.event_files import events
+from tests.support.modules import Net
+from tests.support.trainers import fit, same_weights
 
 Fault = tuple[int, str, float]  # batch, parameter, what one element of it becomes
 
@@ -37,24 +38,27 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 pytestmark = pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
 
 
-class Net(LightningModule):
-    """Two layers that know which batches poison which gradient."""
+class Poisoned(Net):
+    """Two layers that know which batches poison which gradient; a batch is a number."""
 
-    def __init__(self, faults: list[Fault], optimizer: str = "sgd") -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 1)
+    def __init__(
+        self,
+        faults: list[Fault],
+        optimizer: str = "sgd",
+        backward: str = "automatic",  # or by manual_backward, or raw, by torch alone
+    ) -> None:
+        super().__init__(OPTIMIZERS[optimizer])
+        self.automatic_optimization = backward == "automatic"
         self.faults = {batch: (name, value) for batch, name, value in faults}
-        self.optimizer = optimizer
-        self.raw = False
-        self.batches = list(range(20))
-        self.batch = -1
+        self.raw = backward == "raw"
+        self.numbers = list(range(20))
+        self.number = -1
         for name, parameter in self.named_parameters():
             parameter.register_hook(self._poison(name))  # type: ignore[no-untyped-call] # torch's
 
     def _poison(self, name: str) -> Callable[[Tensor], Tensor]:
         def poison(gradient: Tensor) -> Tensor:
-            target, value = self.faults.get(self.batch, ("", 0.0))
+            target, value = self.faults.get(self.number, ("", 0.0))
             if target == name:
                 gradient = gradient.clone()
                 gradient.view(-1)[-1] = value
@@ -62,9 +66,14 @@ class Net(LightningModule):
 
         return poison
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor | None:
-        self.batch = int(batch)
-        loss = self.loss(self.batch)
+    @override
+    def batches(self) -> Any:
+        return self.numbers
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.number = batch
+        loss = self.loss(batch)
         if self.automatic_optimization:
             return loss
         optimizer: Any = self.optimizers()
@@ -76,45 +85,10 @@ class Net(LightningModule):
         optimizer.step()
         return None
 
-    def loss(self, batch: int) -> Tensor:
-        x = torch.randn(2, 4, generator=torch.Generator().manual_seed(batch))
-        y: Tensor = self.second(self.first(x).tanh())
-        return y.square().mean()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return OPTIMIZERS[self.optimizer](self.parameters())
-
-    def train_dataloader(self) -> "Batches":
-        return Batches(self.batches)
-
-
-class Batches:
-    def __init__(self, batches: list[int]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(torch.tensor(self.batches))
-
-
-def fit(path: Path, model: Net, guard: GradGuard, **options: Any) -> Net:
-    quiet: dict[str, Any] = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "log_every_n_steps": 5,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "logger": TensorBoardLogger(path, name=None, version="run"),
-    }
-    Trainer(callbacks=[guard], **{**quiet, **options}).fit(model)
-    return model
-
-
-def same_weights(one: Net, other: Net) -> bool:
-    return all(map(torch.equal, one.parameters(), other.parameters()))
+    @override
+    def loss(self, x: Any) -> Tensor:
+        inputs = torch.randn(2, 4, generator=torch.Generator().manual_seed(x))
+        return self.output(inputs).square().mean()
 
 
 def skipping(**options: Any) -> GradGuard:
@@ -127,23 +101,6 @@ faults = st.lists(
     max_size=5,
     unique_by=lambda fault: fault[0],
 )
-
-
-def automatic(model: Net) -> Net:
-    return model
-
-
-def manual(model: Net) -> Net:
-    model.automatic_optimization = False
-    return model
-
-
-def raw(model: Net) -> Net:
-    model.raw = True
-    return manual(model)
-
-
-KINDS = {"manual": manual, "raw": raw}
 
 
 @pytest.mark.slow
@@ -160,8 +117,8 @@ KINDS = {"manual": manual, "raw": raw}
         ({"clip": ClipNorm(0.1)}, 1),
         ({"clip": AutoClip(30)}, 1),
         ({"clip": ZClip(0.5, warmup=3)}, 1),
-        ({"manual": True}, 1),
-        ({"raw": True}, 1),
+        ({"backward": "manual"}, 1),
+        ({"backward": "raw"}, 1),
     ],
     ids=str,
 )
@@ -176,17 +133,16 @@ def test_weights_are_those_of_a_run_without_the_bad_batches(
     faults: list[Fault],
 ) -> None:
     path = tmp_path_factory.mktemp("runs")
-    trainer = {key: options[key] for key in options.keys() - {"clip", *KINDS}}
-    kind = next((KINDS[key] for key in KINDS if key in options), automatic)
+    trainer = {key: options[key] for key in options.keys() - {"clip", "backward"}}
+    backward = options.get("backward", "automatic")
     bad = {batch // window for batch, _, _ in faults}
-    never = Net([], optimizer)
-    never.batches = [b for b in never.batches if b // window not in bad]
+    skipped = Poisoned(faults, optimizer, backward)
+    without = Poisoned([], optimizer, backward)
+    without.numbers = [n for n in without.numbers if n // window not in bad]
 
-    def guard() -> GradGuard:
-        return skipping(clip=options.get("clip"))
-
-    skipped = fit(path / "skipped", kind(Net(faults, optimizer)), guard(), **trainer)
-    without = fit(path / "without", kind(never), guard(), **trainer)
+    for name, model in (("skipped", skipped), ("without", without)):
+        guard = skipping(clip=options.get("clip"))
+        fit(path / name, guard, model=model, **trainer)
 
     assert same_weights(skipped, without)
     run = read_run(path / "skipped" / "run")
@@ -199,30 +155,30 @@ def test_lbfgs_does_not_move_on_a_bad_batch(
 ) -> None:
     lbfgs = {"lbfgs": lambda p: torch.optim.LBFGS(p, 0.1, max_iter=3)}
     monkeypatch.setattr(f"{__name__}.OPTIMIZERS", lbfgs)
-    never = Net([], "lbfgs")
-    never.batches.remove(7)
-    bad = Net([(7, "first.bias", math.nan)], "lbfgs")
+    never = Poisoned([], "lbfgs")
+    never.numbers.remove(7)
+    bad = Poisoned([(7, "first.bias", math.nan)], "lbfgs")
 
-    skipped = fit(tmp_path / "skipped", bad, skipping())
-    without = fit(tmp_path / "without", never, skipping())
+    skipped = fit(tmp_path / "skipped", skipping(), model=bad)
+    without = fit(tmp_path / "without", skipping(), model=never)
 
     assert same_weights(skipped, without)
     assert read_run(tmp_path / "skipped" / "run").refused.sum() == 1
 
 
-class Two(Net):
+class Two(Poisoned):
     """An optimizer for each layer, each with a backward pass of its own."""
 
     def configure_optimizers(self) -> Any:
         return [OPTIMIZERS["adamw"](layer.parameters()) for layer in self.children()]
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.batch = int(batch)
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.number = batch
         optimizers: Any = self.optimizers()
         for optimizer in optimizers:
             self.toggle_optimizer(optimizer)
             optimizer.zero_grad()
-            self.manual_backward(self.loss(self.batch))
+            self.manual_backward(self.loss(batch))
             optimizer.step()
             self.untoggle_optimizer(optimizer)
 
@@ -233,7 +189,7 @@ def test_of_several_optimizers_only_the_one_with_the_fault_is_stopped(
     model = Two([(7, "second.bias", -math.inf)])
     model.automatic_optimization = False
 
-    fit(tmp_path, model, skipping())
+    fit(tmp_path, skipping(), model=model)
 
     first, second = read_optimizers(tmp_path / "run").values()
     assert not first.refused.any()
@@ -248,8 +204,8 @@ def test_finite_gradients_of_any_size_are_no_alarm(
 ) -> None:
     faults = [(10, "first.bias", value)]
 
-    guarded = fit(tmp_path / "a", Net(faults), skipping(clip=clip))
-    plain = fit(tmp_path / "b", Net(faults), GradGuard(clip=clip))
+    guarded = fit(tmp_path / "a", skipping(clip=clip), model=Poisoned(faults))
+    plain = fit(tmp_path / "b", GradGuard(clip=clip), model=Poisoned(faults))
 
     run = read_run(tmp_path / "a" / "run")
     assert not run.refused.any()
@@ -258,16 +214,17 @@ def test_finite_gradients_of_any_size_are_no_alarm(
         assert all(parameter.isfinite().all() for parameter in guarded.parameters())
 
 
-class LossIsNaN(Net):
-    def loss(self, batch: int) -> Tensor:
-        return super().loss(batch) * (torch.nan if batch == 7 else 1)
+class LossIsNaN(Poisoned):
+    @override
+    def loss(self, x: Any) -> Tensor:
+        return super().loss(x) * (torch.nan if x == 7 else 1)
 
 
 def test_one_nan_loss_skips_exactly_one_step(tmp_path: Path) -> None:
     model = LossIsNaN([])
-    model.batches = list(range(200))
+    model.numbers = list(range(200))
 
-    fit(tmp_path, model, skipping(clip=ZClip()))
+    fit(tmp_path, skipping(clip=ZClip()), model=model)
 
     run = read_run(tmp_path / "run")
     assert run.steps[run.refused].tolist() == [7]
@@ -302,32 +259,33 @@ def test_skip_leaves_parameters_and_optimizer_state_bit_identical(
     tmp_path: Path, optimizer: str
 ) -> None:
     guard = Compare(on_nonfinite="skip")
+    model = Poisoned([(9, "second.weight", math.nan)], optimizer)
 
-    fit(tmp_path, Net([(9, "second.weight", math.nan)], optimizer), guard)
+    fit(tmp_path, guard, model=model)
 
     assert guard.compared
 
 
 def test_record_lets_the_bad_step_happen(tmp_path: Path) -> None:
-    model = fit(tmp_path, Net([(9, "second.weight", math.nan)]), GradGuard())
+    model = Poisoned([(9, "second.weight", math.nan)])
+
+    fit(tmp_path, GradGuard(), model=model)
 
     assert model.second.weight.isnan().any()
     assert not read_run(tmp_path / "run").refused.any()
 
 
-def message(tmp_path: Path, model: Net, **options: Any) -> str:
+def message(tmp_path: Path, model: Poisoned, **options: Any) -> str:
     with pytest.raises(NonFiniteGradientError) as raised:
-        fit(tmp_path, model, GradGuard(on_nonfinite="raise", **options))
+        fit(tmp_path, GradGuard(on_nonfinite="raise", **options), model=model)
     return str(raised.value)
 
 
-def test_raise_names_step_loss_culprits_in_backward_order_and_what_to_try(
-    tmp_path: Path,
-) -> None:
-    model = Net([(13, "first.bias", math.inf)])
+def test_raise_names_the_culprits_in_backward_order(tmp_path: Path) -> None:
+    model = Poisoned([(13, "first.bias", math.inf)])
     model.second.weight.register_hook(  # type: ignore[no-untyped-call] # torch's
         lambda g: (
-            g.index_fill(1, torch.tensor([0, 1]), math.nan) if model.batch == 13 else g
+            g.index_fill(1, torch.tensor([0, 1]), math.nan) if model.number == 13 else g
         )
     )
 
@@ -338,6 +296,11 @@ def test_raise_names_step_loss_culprits_in_backward_order_and_what_to_try(
         "second.weight (NaN) and first.bias (+Inf), first in backward order; "
         "finite: second.bias and first.weight; loss 0."
     )
+
+
+def test_raise_says_what_to_try(tmp_path: Path) -> None:
+    said = message(tmp_path, Poisoned([(0, "first.bias", math.inf)]))
+
     assert "Trainer(detect_anomaly=True)" in said
 
 
@@ -348,17 +311,22 @@ def test_raise_tells_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     assert "finite: none; loss nan: the forward pass broke" in said
 
 
-def test_raise_leaves_weights_and_records_as_they_were(tmp_path: Path) -> None:
-    model = Net([(9, "first.weight", -math.inf)])
-    never = Net([])
-    never.batches = list(range(9))
+def test_raise_leaves_every_record(tmp_path: Path) -> None:
+    message(tmp_path, Poisoned([(9, "first.weight", -math.inf)]))
+
+    assert read_run(tmp_path / "run").steps.tolist() == list(range(10))
+
+
+def test_raise_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
+    model = Poisoned([(9, "first.weight", -math.inf)])
+    never = Poisoned([])
+    never.numbers = list(range(9))
 
     said = message(tmp_path / "a", model, clip=ClipNorm(0.1))
-    fit(tmp_path / "b", never, GradGuard(clip=ClipNorm(0.1)))
+    fit(tmp_path / "b", GradGuard(clip=ClipNorm(0.1)), model=never)
 
     assert "first.weight (-Inf)" in said
     assert same_weights(model, never)
-    assert read_run(tmp_path / "a" / "run").steps.tolist() == list(range(10))
 
 
 def test_too_many_skips_in_a_row_raise(tmp_path: Path) -> None:
@@ -368,14 +336,14 @@ def test_too_many_skips_in_a_row_raise(tmp_path: Path) -> None:
     with pytest.raises(
         NonFiniteGradientError, match=r"step 9.*max_consecutive_skips=3"
     ):
-        fit(tmp_path, Net(bad), guard)
+        fit(tmp_path, guard, model=Poisoned(bad))
 
 
 def test_skip_warns_once_per_streak(tmp_path: Path) -> None:
     bad = [(batch, "first.weight", math.nan) for batch in (3, 4, 6)]
 
     with pytest.warns(UserWarning, match="update skipped at step") as caught:
-        fit(tmp_path, Net(bad), skipping())
+        fit(tmp_path, skipping(), model=Poisoned(bad))
 
     said = [str(w.message) for w in caught if "update skipped" in str(w.message)]
     assert [text.split(",")[0] for text in said] == [
@@ -388,10 +356,10 @@ def test_scaler_searching_its_scale_is_no_alarm(tmp_path: Path) -> None:
     scaler = GradScaler("cpu", init_scale=8.0)
     plugin = MixedPrecision("16-mixed", "cpu", scaler)
     # One step's Inf is the scaler's affair, which halves the scale and skips it.
-    model = Net([(0, "first.weight", math.inf), (1, "first.weight", math.nan)])
+    model = Poisoned([(0, "first.weight", math.inf), (1, "first.weight", math.nan)])
     guard = GradGuard(on_nonfinite="raise", clip=ZClip(warmup=3))
 
-    fit(tmp_path, model, guard, plugins=[plugin])
+    fit(tmp_path, guard, model=model, plugins=[plugin])
 
     run = read_run(tmp_path / "run")
     assert run.skipped.sum() == 2
@@ -402,26 +370,28 @@ def test_scaler_searching_its_scale_is_no_alarm(tmp_path: Path) -> None:
     assert scales[-1].value == 8.0 / 2 / 2
 
 
-class Dropping(Net):
-    def loss(self, batch: int) -> Tensor:
+class Dropping(Poisoned):
+    @override
+    def loss(self, x: Any) -> Tensor:
         noise = torch.rand(()) + np.random.rand()  # noqa: NPY002 (what users draw from)
-        return super().loss(batch) * noise * (torch.inf if batch == 7 else 1)
+        return super().loss(x) * noise * (torch.inf if x == 7 else 1)
 
 
 def test_dump_replays_the_first_bad_step(tmp_path: Path) -> None:
     losses = []
 
     class Keep(Dropping):
-        def loss(self, batch: int) -> Tensor:
+        @override
+        def loss(self, x: Any) -> Tensor:
             noise_free = torch.get_rng_state()
-            loss = super().loss(batch)
+            loss = super().loss(x)
             losses.append((noise_free, loss.item()))
             return loss
 
     with pytest.warns(
         UserWarning, match=r"batch 7 \(saved in .*bad-step-7-rank-0.pt\)"
     ):
-        fit(tmp_path, Keep([]), skipping(dump_dir=tmp_path / "dump"))
+        fit(tmp_path, skipping(dump_dir=tmp_path / "dump"), model=Keep([]))
     (file,) = (tmp_path / "dump").iterdir()
     bad = torch.load(file, weights_only=False)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback
 
 from gradguard import (
     AdaptiveClip,
@@ -21,8 +21,9 @@ from gradguard import (
 from gradguard.clipping.policy import Policy
 from gradguard.fit.recorder import StepRecorder
 from gradguard.tensorboard.reader import read_run
+from tests.support.event_files import events
 from tests.support.syncs import Syncs
-from tests.support.trainers import Net, events, fit, trainer, weights
+from tests.support.trainers import Twenty, fit, same_weights, trainer
 
 LEARNERS: list[Policy] = [AutoClip(30), ZClip(0.3, warmup=4)]
 learners = pytest.mark.parametrize("policy", LEARNERS, ids=repr)
@@ -33,11 +34,8 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(
     policy: Policy, tmp_path: Path
 ) -> None:
     # So slow that norms of the last epoch are as large as those of the first.
-    net = partial(Net, optimizer=lambda p: torch.optim.SGD(p, 1e-3, 0.5))
-    seed_everything(7, verbose=False)
-    model = net()
-    whole = fit(tmp_path / "a", GradGuard(clip=policy), model=model, max_epochs=4)
-    seed_everything(7, verbose=False)
+    net = partial(Twenty, partial(torch.optim.SGD, lr=1e-3, momentum=0.5))
+    whole = fit(tmp_path / "a", GradGuard(clip=policy), model=net(), max_epochs=4)
     first = trainer(tmp_path / "b", GradGuard(clip=policy), max_epochs=2)
     first.fit(net())
     first.save_checkpoint(tmp_path / "half.ckpt")
@@ -46,7 +44,7 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(
         resumed, ckpt_path=str(tmp_path / "half.ckpt")
     )
 
-    assert torch.equal(weights(resumed), weights(whole))
+    assert same_weights(resumed, whole)
     clipped = read_run(tmp_path / "a" / "run").clipped
     assert 0 < clipped[40:].sum() < 40
 
@@ -56,17 +54,19 @@ def test_policy_put_in_front_takes_nothing_from_a_checkpoint(
     policy: Policy, tmp_path: Path
 ) -> None:
     first = trainer(tmp_path / "a", GradGuard(clip=policy), max_epochs=2)
-    first.fit(Net())
+    first.fit(Twenty())
     first.save_checkpoint(tmp_path / "half.ckpt")
 
     second = trainer(tmp_path / "b", GradGuard(clip=[ClipNorm(9.0), policy]))
     second.fit_loop.max_epochs = 4
-    second.fit(Net(), ckpt_path=str(tmp_path / "half.ckpt"))
+    second.fit(Twenty(), ckpt_path=str(tmp_path / "half.ckpt"))
     second.save_checkpoint(tmp_path / "whole.ckpt")
 
     saved = (tmp_path / name for name in ("half.ckpt", "whole.ckpt"))
-    learned = [torch.load(path, weights_only=True)["gradguard"][0] for path in saved]
-    seen = [int(state[type(policy).__name__]["seen"]) for state in learned]
+    learned = [
+        torch.load(path, weights_only=True)["gradguard"]["learned"][0] for path in saved
+    ]
+    seen = [int(state[f"0.{type(policy).__name__}"]["seen"]) for state in learned]
     assert seen == [40, 80]
 
 

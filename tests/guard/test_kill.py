@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gradguard.tensorboard.reader import read_run
+from tests.support.processes import wait_until
 
 SCRIPT = """
 import sys
@@ -52,9 +53,7 @@ def test_killed_and_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     finish(start(tmp_path / "whole"))
     process = start(tmp_path / "killed")
     saved = tmp_path / "killed" / CHECKPOINT
-    while not saved.exists():
-        assert process.poll() is None, "ended before its first checkpoint"
-        time.sleep(0.005)
+    wait_until(saved.exists, process)
     time.sleep(random.Random(seed).uniform(0, 0.5))
     process.kill()
     process.communicate()

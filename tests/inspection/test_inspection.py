@@ -4,7 +4,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from gradguard.inspection.passes import by_trainer
 from gradguard.inspection.subjects import inspect_experiment
 from gradguard.inspection.table import print_inspection
 from gradguard.inspection.words import sentences, trend
+from tests.support.command_line import Call
 
 MODULES = """
 import torch
@@ -102,19 +103,16 @@ def function():
 
 ROWS: Any = torch.ones(3, 2)  # a tensor is a dataset, of its rows
 
-Call = Callable[..., tuple[object, str, str]]
-
 
 @pytest.fixture
 def call(
     gradguard: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Call]:
-    """Run `gradguard inspect` where the user's modules are; give back code and output."""
+    """Run `gradguard inspect ...` in this process, where the user's modules are."""
     (tmp_path / "chains.py").write_text(MODULES)
     (tmp_path / "faulty.py").write_text("import torch\ntorch.nothing\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-
     yield partial(gradguard, "inspect")
     sys.modules.pop("chains", None)
 

@@ -20,6 +20,7 @@ from gradguard.models.deep_mlp import DeepMLP, HiddenLayer, Init
 from gradguard.models.mlp import MLP
 from gradguard.models.optimizers import OptimizerName, optimizer_maker
 from gradguard.models.srn import SRN, Cell, SimpleRecurrence
+from tests.support.trainers import QUIET
 
 MODELS = [MLP, DeepMLP, SRN]
 
@@ -297,7 +298,7 @@ def test_model_trains_with_a_plain_trainer(
 
 
 def evaluate(model: LightningModule, *batch: Tensor) -> dict[str, float]:
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer = Trainer(**QUIET, logger=False)
     (metrics,) = trainer.test(model, Batches(*batch), verbose=False)
     return dict(metrics)
 

@@ -3,38 +3,26 @@
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from gradguard.cli import main
 from gradguard.errors import ConfigError
 from gradguard.report.runs import find_runs
 from gradguard.tensorboard.reader import DamagedFileError, read_run
 from tests.support.board import records, write
-
-Call = Callable[..., tuple[object, str, str]]
+from tests.support.command_line import Call, in_a_process
+from tests.support.event_files import new_event_file
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command in this process; give back exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[object, str, str]:
-        argv = ["gradguard", "report", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", argv)
-        with pytest.raises(SystemExit) as ending:
-            main()
-        return ending.value.code, *capsys.readouterr()
-
-    return call
+def call(call: Call) -> Call:
+    """Run `gradguard report ...` in this process."""
+    return partial(call, "report")
 
 
 @pytest.fixture
@@ -52,10 +40,9 @@ def event_file(run_dir: Path) -> Path:
 
 def write_foreign(directory: Path) -> None:
     """Write what any other tool logs."""
-    writer = EventFileWriter(str(directory))
     value = Summary.Value(tag="loss", simple_value=1.0)
-    writer.add_event(Event(step=1, summary=Summary(value=[value])))
-    writer.close()
+    with new_event_file(directory) as sink:
+        sink.add_event(Event(step=1, summary=Summary(value=[value])))
 
 
 def refused(call: Call, *arguments: object) -> str:
@@ -235,10 +222,7 @@ def test_option_that_cannot_be_met_is_refused(
 
 
 def test_installed_command_exits_2(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gradguard", "report", str(tmp_path)]
+    code, out, err = in_a_process("report", tmp_path)
 
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert "Traceback" not in process.stderr
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err

@@ -160,9 +160,7 @@ def test_table_fits_other_widths(trained: Path, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [42, 60, 80])
-def test_narrow_table_wraps_cells_and_drops_no_letter(
-    tmp_path: Path, width: int
-) -> None:
+def test_narrow_table_drops_no_letter(tmp_path: Path, width: int) -> None:
     code = "ByName({'a.*': ClipValue(clip_value=0.1), 'b.*': ClipNorm(max_norm=1.0)})"
     text = "ByName({'a.*': ClipValue(0.1), 'b.*': ClipNorm(1.0)})"
     for name in ("a", "b", "c"):
@@ -203,7 +201,7 @@ def test_piped_command_prints_no_escape_codes(
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_findings_and_threshold_are_those_of_the_diagnosis(diverged: Path) -> None:
+def test_findings_are_those_of_the_diagnosis(diverged: Path) -> None:
     [recording] = read_recordings(diverged).values()
 
     text = words(diverged)
@@ -212,6 +210,13 @@ def test_findings_and_threshold_are_those_of_the_diagnosis(diverged: Path) -> No
     assert found
     for finding in found:
         assert f"{finding.severity} {finding} {finding.advice}" in text
+
+
+def test_threshold_is_the_one_suggested(diverged: Path) -> None:
+    [recording] = read_recordings(diverged).values()
+
+    text = words(diverged)
+
     suggestion = suggest(recording)
     assert f"max_norm {suggestion.max_norm:.4g}. {suggestion.reason}" in text
 

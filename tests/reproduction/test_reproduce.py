@@ -3,9 +3,7 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf, nan, sqrt
@@ -25,13 +23,12 @@ from gradguard.reproduction.studies import STUDIES
 from gradguard.reproduction.study import Band, Study, Trial, TrialResult
 from gradguard.reproduction.training import first_step, train
 from gradguard.reproduction.work import Task
-
-Call = Callable[..., tuple[object, str, str]]
+from tests.support.command_line import Call, in_a_process
 
 
 @pytest.fixture
 def call(gradguard: Call) -> Call:
-    """Run `gradguard reproduce`; give back exit code, stdout, stderr."""
+    """Run `gradguard reproduce ...` in this process."""
     return partial(gradguard, "reproduce")
 
 
@@ -241,16 +238,11 @@ def records(names: tuple[str, ...], *steps: Sequence[float]) -> Records:
 # One test, for workers of pytest-xdist would each train for a module's fixture.
 @pytest.mark.slow
 def test_quick_reproduction_is_whole_and_within_its_bands(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gradguard", "reproduce", "--quick"]
-    done = subprocess.run(
-        [*command, "--jobs", "2", "--output", str(tmp_path)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    options = ("--quick", "--jobs", 2, "--output", tmp_path)
+    code, _, err = in_a_process("reproduce", *options)
     page = (tmp_path / "README.md").read_text()
 
-    assert (done.returncode, done.stderr) == (0, "")  # every band holds
+    assert (code, err) == (0, "")  # every band holds
     assert re.findall("^## (.*)", page, re.MULTILINE) == list(STUDIES)
     assert VERDICTS.items() <= verdicts(page).items()
     assert all((tmp_path / link).is_file() for link in links(page) if "#" not in link)

@@ -16,13 +16,13 @@ from urllib.request import urlopen
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from gradguard.records import old_clips
 from gradguard.records.recording import STATISTICS, Epochs
 from gradguard.records.records import Records, from_stored
 from gradguard.records.schema import Schema
 from gradguard.tensorboard.writer import EventWriter
+from tests.support.event_files import new_event_file
 
 # With the Rust data server, and with TensorBoard's own loader in Python.
 LOADERS = ("true", "false")
@@ -126,15 +126,14 @@ def write(
     `clip` is what clips, in code.
     """
     clips = old_clips.read(clip)
-    sink = EventFileWriter(str(run))
-    writer = EventWriter(sink, run, max_scalars=50)
-    for part in parts:
-        writer.write(Schema(part.names, optimizer, clips), part, {})
-    if epochs:
-        step = int(parts[-1].steps[-1]) + 1
-        writer.write_epochs(Schema(epochs.names, optimizer, clips), epochs, step)
-    writer.close()
-    sink.close()
+    with new_event_file(run) as sink:
+        writer = EventWriter(sink, run, max_scalars=50)
+        for part in parts:
+            writer.write(Schema(part.names, optimizer, clips), part, {})
+        if epochs:
+            step = int(parts[-1].steps[-1]) + 1
+            writer.write_epochs(Schema(epochs.names, optimizer, clips), epochs, step)
+        writer.close()
 
 
 def some_epochs(names: tuple[str, ...], *, first: int = -1, last: int = 5) -> Epochs:

@@ -18,6 +18,7 @@ from gradguard import AutoClip, GradGuard, ZClip
 from gradguard.clipping.policy import Policy
 from gradguard.gradients.sharding import local
 from tests.support.ranks import MODES, Net, batch
+from tests.support.trainers import QUIET
 
 FAULTY = 2  # batch, of six
 BAD_RANK = 1
@@ -91,22 +92,19 @@ class Poison(Callback):
 def fit(directory: Path, mode: str, policy: str, fault: str) -> None:
     name = f"{mode}-{policy}-{fault}"
     guard = GradGuard(clip=POLICIES[policy], on_nonfinite="skip")
-    trainer = Trainer(
-        accelerator="cpu",
+    runner = Trainer(
+        **QUIET,
+        max_epochs=1,
         devices=2,
         strategy=MODES[mode].strategy(),
-        max_epochs=1,
         callbacks=[guard, Poison()],
         logger=TensorBoardLogger(directory, name=None, version=name),
         log_every_n_steps=3,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     model = FaultyNet(MODES[mode]._replace(clip="norm"), fault)
-    trainer.fit(model)
+    runner.fit(model)
     weights = [local(parameter.detach()).clone() for parameter in model.parameters()]
-    torch.save(weights, directory / f"{name}-{trainer.global_rank}.pt")
+    torch.save(weights, directory / f"{name}-{runner.global_rank}.pt")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 from torch.amp.grad_scaler import GradScaler
 
@@ -77,6 +76,7 @@ from tests.support.oracle import (
     by_scaled_norm,
     by_value,
 )
+from tests.support.trainers import trainer
 
 FP32, MIXED, HALF = 1e-5, 1e-3, 4e-2
 
@@ -122,24 +122,14 @@ class Row:
         return GradScaler("cpu", init_scale=self.scale or 1.0, enabled=enabled)
 
     def trainer(self, path: Path) -> Trainer:
-        quiet = {
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
-        }
         makers = (*self.ahead, self.guard, *self.behind)
         plugins: list[Any] = []
         if self.scale is not None:
             # Lightning turns the string "16-mixed" into bf16-mixed on the CPU.
             plugins = [MixedPrecision("16-mixed", "cpu", self.scaler())]
-        return Trainer(
-            accelerator="cpu",
-            log_every_n_steps=4,
-            logger=TensorBoardLogger(path, name=None, version="run"),
-            callbacks=[make() for make in makers],
-            plugins=plugins,
-            **{"max_epochs": 1, **quiet, **self.options},
-        )
+        callbacks = (make() for make in makers)
+        options = {"log_every_n_steps": 4, "plugins": plugins, **self.options}
+        return trainer(path, *callbacks, **options)
 
 
 BF16 = torch.bfloat16

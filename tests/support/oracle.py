@@ -2,12 +2,14 @@
 
 They know neither gradguard nor Lightning: where the oracle agrees with a Trainer's run,
 both computed the same gradients, and gradguard looked at them at the right moments.
+Several processes are one loop here, over the batches of all of them.
 """
 
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,30 +17,34 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from typing_extensions import override
 
-from gradguard.records.records import Records
+if TYPE_CHECKING:  # what is compared, of which nothing is called
+    from gradguard.records.records import Records
 
 MAX_NORM = 0.8
 CLIP_VALUE = 0.1
 SCALE = 1024.0
 
-Clip = Callable[[list[Tensor]], Any]
+Clip: TypeAlias = Callable[[list[Tensor]], Any]
+Floats: TypeAlias = NDArray[np.float64]
 
 
 def by_nothing(_: list[Tensor]) -> None: ...
 
 
-def by_norm(parameters: list[Tensor]) -> None:
-    clip_grad_norm_(parameters, MAX_NORM)
+def to_norm(max_norm: float) -> Clip:
+    return partial(clip_grad_norm_, max_norm=max_norm)
 
 
-def by_scaled_norm(parameters: list[Tensor]) -> None:
-    """What is left of a threshold in a clip of gradients that are still scaled."""
-    clip_grad_norm_(parameters, MAX_NORM / SCALE)
+def to_value(clip_value: float) -> Clip:
+    return partial(clip_grad_value_, clip_value=clip_value)
 
 
-def by_value(parameters: list[Tensor]) -> None:
-    clip_grad_value_(parameters, CLIP_VALUE)
+by_norm = to_norm(MAX_NORM)
+by_value = to_value(CLIP_VALUE)
+# What is left of a threshold in a clip of gradients that are still scaled.
+by_scaled_norm = to_norm(MAX_NORM / SCALE)
 
 
 def by_hand(parameters: list[Tensor]) -> None:
@@ -56,13 +62,21 @@ def norm(gradient: Tensor) -> float:
 
 @dataclass
 class Seen:
-    """What the gradients of some parameters were, a row a step; None for no gradient."""
+    """What the gradients of some parameters were, a row a step; None for no gradient.
+
+    Where the loop is asked for statistics, `weights` has mean and standard deviation at
+    the start and after each step, `[1 + S, P, 2]`, and `updates`, of each step, `[S, P,
+    4]`, the gradient's mean, standard deviation and mean absolute value, and the norm of
+    the update over that of the weight.
+    """
 
     parameters: dict[str, Tensor]
     steps: list[int] = field(default_factory=list)
     before: list[list[float | None]] = field(default_factory=list)
     after: list[list[float | None]] = field(default_factory=list)
     skipped: list[bool] = field(default_factory=list)
+    weights: list[Floats] = field(default_factory=list)
+    updates: list[Floats] = field(default_factory=list)
 
     def note_before(self, step: int) -> None:
         self.steps.append(step)
@@ -72,19 +86,44 @@ class Seen:
         self.after.append([None] * len(self.parameters) if skipped else self._norms())
         self.skipped.append(skipped)
 
+    def note_update(self, take_step: Callable[[], object]) -> None:
+        """Take the step, and note what it was made of and how far it went."""
+        parameters = list(self.parameters.values())
+        old, gradients = _arrays(parameters), _arrays([p.grad for p in parameters])
+        take_step()
+        new = _arrays(parameters)
+        with np.errstate(divide="ignore"):  # biases start at zero
+            moved = [_length(b - a) / _length(a) for a, b in zip(old, new, strict=True)]
+        sizes = [abs(gradient).mean() for gradient in gradients]
+        self.weights += (
+            [_moments(new)] if self.weights else [_moments(old), _moments(new)]
+        )
+        self.updates.append(np.column_stack([_moments(gradients), sizes, moved]))
+
+    def epochs(self, num_steps: int) -> Floats:
+        """Return the statistics by epochs of that many steps, `[1 + epochs, P, 6]`.
+
+        The first row has the weights at the start, and the first update.
+        """
+        last = range(num_steps - 1, len(self.updates), num_steps)
+        rows = [(0, 0), *((step + 1, step) for step in last)]
+        return np.array(
+            [np.hstack([self.weights[w], self.updates[u]]) for w, u in rows]
+        )
+
     @property
     def clipped(self) -> bool:
         """Whether gradients were changed between the moments, at some step."""
         rows = zip(self.before, self.after, self.skipped, strict=True)
         return any(before != after for before, after, skipped in rows if not skipped)
 
-    def agree_with(self, run: Records, *, rtol: float) -> bool:
+    def agree_with(self, run: "Records", *, rtol: float) -> bool:
         """Compare all there is of a run; fail as numpy does, where it differs."""
         np.testing.assert_array_equal(sorted(run.names), sorted(self.parameters))
         columns = [run.names.index(name) for name in self.parameters]
         np.testing.assert_array_equal(run.steps, self.steps)
         np.testing.assert_array_equal(run.skipped, self.skipped)
-        before, after = _array(self.before), _array(self.after)
+        before, after = (np.array(rows, object) for rows in (self.before, self.after))
         np.testing.assert_array_equal(run.missing[:, columns], before == [None])
         for found, expected in ((run.before, before), (run.after, after)):
             expected_norms = expected.astype(np.float64)
@@ -96,8 +135,28 @@ class Seen:
         return [None if g is None else norm(g) for g in gradients]
 
 
-def _array(rows: list[list[float | None]]) -> NDArray[np.object_]:
-    return np.array(rows, dtype=object)
+def _arrays(tensors: Sequence[Tensor | None]) -> list[Floats]:
+    """Copy tensors; one NaN for none."""
+    return [
+        np.array([np.nan]) if t is None else t.detach().double().numpy().copy()
+        for t in tensors
+    ]
+
+
+def _moments(values: list[Floats]) -> Floats:
+    return np.array([[v.mean(), v.std()] for v in values])
+
+
+def _length(values: Floats) -> np.float64:
+    return np.float64(np.sqrt((values**2).sum()))
+
+
+def _configured(model: Any) -> Any:
+    return model.configure_optimizers()
+
+
+def _own_loss(model: Any, x: Any) -> Any:
+    return model.loss(x)
 
 
 @dataclass(frozen=True)
@@ -109,38 +168,55 @@ class Loop:
     Args:
         clip: What is done to the gradients between the moments.
         window: Batches whose gradients are added up before an update.
+        epochs: How often the batches come.
         dtype: Of parameters and batches.
         autocast: Of the forward pass, where it is another.
         idle: Batches that have no loss.
+        loss: Of model and batch; the model's own method unless it is given.
+        optimizer: Makes it for the model; the model's own unless it is given.
+        statistics: Whether weights and updates are seen, too.
     """
 
     clip: Clip = by_nothing
     window: int = 1
+    epochs: int = 1
     dtype: torch.dtype = torch.float32
     autocast: torch.dtype | None = None
     idle: Collection[int] = ()
+    loss: Callable[[Any, Any], Any] = _own_loss
+    optimizer: Callable[[Any], Any] = _configured
+    statistics: bool = False
 
     def run(
-        self, model: Any, batches: Sequence[Tensor], scaler: GradScaler
+        self, model: Any, batches: Sequence[Any], scaler: GradScaler | None = None
     ) -> dict[str, Seen]:
+        scaler = scaler or GradScaler("cpu", enabled=False)
         if self.dtype is not torch.float32:
             model.to(self.dtype)
-        optimizer = model.configure_optimizers()
-        seen = Seen(_named(model))
-        for index, x in enumerate(batches):
-            if index % self.window == 0:
-                optimizer.zero_grad()
-            if index not in self.idle:
-                with torch.autocast("cpu", self.autocast, bool(self.autocast), False):
-                    loss = model.loss(x.to(self.dtype))
-                scaler.scale(loss / self.window).backward()
-            if (index + 1) % self.window == 0 or index + 1 == len(batches):
-                self._update(optimizer, scaler, seen, index // self.window)
+            batches = [x.to(self.dtype) for x in batches]
+        optimizer = self.optimizer(model)
+        seen = seen_of(model)
+        step = 0
+        for epoch in range(self.epochs):
+            self.start_epoch(epoch, model, optimizer)
+            for index, x in enumerate(batches):
+                if index % self.window == 0:
+                    optimizer.zero_grad()
+                if index not in self.idle:
+                    with torch.autocast(
+                        "cpu", self.autocast, bool(self.autocast), False
+                    ):
+                        loss = self.loss(model, x)
+                    scaler.scale(loss / self.window).backward()
+                if (index + 1) % self.window == 0 or index + 1 == len(batches):
+                    self.update(optimizer, scaler, seen, step)
+                    step += 1
         return {"": seen}
 
-    def _update(
-        self, optimizer: Any, scaler: GradScaler, seen: Seen, step: int
-    ) -> None:
+    def start_epoch(self, epoch: int, model: Any, optimizer: Any) -> None:
+        """Do what a mode does between epochs."""
+
+    def update(self, optimizer: Any, scaler: GradScaler, seen: Seen, step: int) -> None:
         parameters = held_with_gradient(optimizer)
         if not parameters:
             return
@@ -149,21 +225,26 @@ class Loop:
         finite = all(math.isfinite(norm(p.grad)) for p in parameters)  # type: ignore[arg-type] # has one
         self.clip(parameters)
         seen.note_after(skipped=scaler.is_enabled() and not finite)
-        scaler.step(optimizer)
+        take_step = partial(scaler.step, optimizer)
+        if self.statistics:
+            seen.note_update(take_step)
+        else:
+            take_step()
         scaler.update()
 
 
 class EveryEvaluation(Loop):
     """An optimizer such as LBFGS, which evaluates the loss several times per step."""
 
+    @override
     def run(
-        self, model: Any, batches: Sequence[Tensor], scaler: GradScaler
+        self, model: Any, batches: Sequence[Any], scaler: GradScaler | None = None
     ) -> dict[str, Seen]:
         optimizer = model.configure_optimizers()
-        seen = Seen(_named(model))
+        seen = seen_of(model)
         for x in batches:
 
-            def evaluate(x: Tensor = x) -> float:
+            def evaluate(x: Any = x) -> float:
                 optimizer.zero_grad()
                 loss = model.loss(x)
                 loss.backward()
@@ -180,10 +261,10 @@ class ClampingEach(Loop):
     """Clamps the gradient of every batch by itself, before it is added to the window's."""
 
     def run(
-        self, model: Any, batches: Sequence[Tensor], scaler: GradScaler
+        self, model: Any, batches: Sequence[Any], scaler: GradScaler | None = None
     ) -> dict[str, Seen]:
-        optimizer = model.configure_optimizers()
-        seen = Seen(_named(model))
+        optimizer = self.optimizer(model)
+        seen = seen_of(model)
         parameters = list(model.parameters())
         for first in range(0, len(batches), self.window):
             window = batches[first : first + self.window]
@@ -202,68 +283,78 @@ class ClampingEach(Loop):
         return {"": seen}
 
 
+@dataclass(frozen=True)
 class TwoEpochs(Loop):
     """The backbone is frozen in the first epoch, and learns at 0.01 in the second."""
 
+    epochs: int = 2
+
+    @override
     def run(
-        self, model: Any, batches: Sequence[Tensor], scaler: GradScaler
+        self, model: Any, batches: Sequence[Any], scaler: GradScaler | None = None
     ) -> dict[str, Seen]:
         model.backbone.requires_grad_(False)
-        optimizer = model.configure_optimizers()
-        seen = Seen(_named(model))
-        for index, x in enumerate([*batches, *batches]):
-            if index == len(batches):
-                model.backbone.requires_grad_(True)
-                group = {"params": list(model.backbone.parameters()), "lr": 0.01}
-                optimizer.add_param_group(group)
-            optimizer.zero_grad()
-            model.loss(x).backward()
-            self._update(optimizer, scaler, seen, index)
-        return {"": seen}
+        return super().run(model, batches, scaler)
+
+    @override
+    def start_epoch(self, epoch: int, model: Any, optimizer: Any) -> None:
+        if epoch == 1:
+            model.backbone.requires_grad_(True)
+            group = {"params": list(model.backbone.parameters()), "lr": 0.01}
+            optimizer.add_param_group(group)
+
+
+Turns: TypeAlias = dict[str, tuple[Any, Callable[[Any], Any], Seen]]
 
 
 class Adversaries(Loop):
     """A generator and a discriminator take turns on every batch."""
 
-    def players(self, model: Any) -> list[tuple[Any, Any, Seen]]:
-        optimizers = model.configure_optimizers()
+    def turns(self, model: Any) -> Turns:
+        """Return optimizer and loss of each by name, in their order."""
         losses = (model.generator_loss, model.discriminator_loss)
-        seen = [Seen(_named(model, optimizer)) for optimizer in optimizers]
-        return list(zip(optimizers, losses, seen, strict=True))
+        optimizers = model.configure_optimizers()
+        return {
+            f"optimizer_{i}": (optimizer, loss, seen_of(model, optimizer))
+            for i, (optimizer, loss) in enumerate(zip(optimizers, losses, strict=True))
+        }
 
+    @override
     def run(
-        self, model: Any, batches: Sequence[Tensor], scaler: GradScaler
+        self, model: Any, batches: Sequence[Any], scaler: GradScaler | None = None
     ) -> dict[str, Seen]:
-        players = self.players(model)
+        scaler = scaler or GradScaler("cpu", enabled=False)
+        turns = self.turns(model)
         step = 0
         for x in batches:
-            for optimizer, loss, seen in players:
+            for optimizer, loss, seen in turns.values():
                 optimizer.zero_grad()
                 loss(x).backward()
-                self._update(optimizer, scaler, seen, step)
+                self.update(optimizer, scaler, seen, step)
                 step += 1
-        return {f"optimizer_{i}": seen for i, (*_, seen) in enumerate(players)}
+        return {name: seen for name, (*_, seen) in turns.items()}
 
 
 class AdversariesAtOnce(Adversaries):
     """Both learn from the same weights: losses and clips first, then the updates."""
 
+    @override
     def run(
-        self, model: Any, batches: Sequence[Tensor], scaler: GradScaler
+        self, model: Any, batches: Sequence[Any], scaler: GradScaler | None = None
     ) -> dict[str, Seen]:
-        players = self.players(model)
+        turns = self.turns(model)
         step = 0
         for x in batches:
-            for optimizer, loss, seen in players:
+            for optimizer, loss, seen in turns.values():
                 optimizer.zero_grad()
                 loss(x).backward(inputs=list(seen.parameters.values()))
                 seen.note_before(step)
                 self.clip(held_with_gradient(optimizer))
                 seen.note_after()
                 step += 1
-            for optimizer, *_ in players:
+            for optimizer, *_ in turns.values():
                 optimizer.step()
-        return {f"optimizer_{i}": seen for i, (*_, seen) in enumerate(players)}
+        return {name: seen for name, (*_, seen) in turns.items()}
 
 
 def held_with_gradient(optimizer: Any) -> list[Tensor]:
@@ -271,13 +362,13 @@ def held_with_gradient(optimizer: Any) -> list[Tensor]:
     return [parameter for parameter in held if parameter.grad is not None]
 
 
-def _named(model: nn.Module, optimizer: Any = None) -> dict[str, Tensor]:
-    """Name the parameters, those of one optimizer if there are several."""
+def seen_of(model: nn.Module, optimizer: Any = None) -> Seen:
+    """Start to look at the parameters, at those of one optimizer if there are several."""
     named: dict[str, Tensor] = {
         name.replace("_orig_mod.", ""): parameter  # what torch.compile puts in
         for name, parameter in model.named_parameters()
     }
     if optimizer is None:
-        return named
+        return Seen(named)
     held = {p for group in optimizer.param_groups for p in group["params"]}
-    return {name: p for name, p in named.items() if p in held}
+    return Seen({name: p for name, p in named.items() if p in held})

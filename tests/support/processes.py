@@ -4,11 +4,28 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.support import ROOT
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+PATIENCE = 60  # seconds
+
+
+def wait_until(
+    condition: Callable[[], object], process: "subprocess.Popen[Any]"
+) -> None:
+    """Wait for what a process will bring about; fail if it ends, or takes too long."""
+    start = time.monotonic()
+    while not condition():
+        assert process.poll() is None, f"it has ended: {process.returncode}"
+        assert time.monotonic() - start < PATIENCE, "it takes too long"
+        time.sleep(0.01)
 
 
 def free_port() -> int:

@@ -35,6 +35,7 @@ from gradguard.clipping.policy import Policy
 from gradguard.fit.loggers import Loggers
 from gradguard.records.records import Records
 from gradguard.records.schema import Schema
+from tests.support.trainers import QUIET
 
 STEPS = 4
 MICRO_BATCHES = 8
@@ -207,7 +208,7 @@ def fit(directory: Path, name: str) -> None:
         "norm": ClipNorm(THRESHOLD["norm"]),
         "value": ClipValue(THRESHOLD["value"]),
     }
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"max_steps": STEPS}
     if mode.clip and not mode.own and not mode.manual:
         options["gradient_clip_val"] = THRESHOLD[mode.clip]
         options["gradient_clip_algorithm"] = mode.clip
@@ -215,20 +216,15 @@ def fit(directory: Path, name: str) -> None:
         clip=policy[mode.clip] if mode.own else None, layer_statistics=True
     )
     trainer = Trainer(
-        accelerator="cpu",
+        **QUIET | options,
         devices=mode.processes // mode.nodes,
         num_nodes=mode.nodes,
         strategy=mode.strategy(),
         precision=mode.precision,  # type: ignore[arg-type] # one of its literals
-        max_steps=STEPS,
         accumulate_grad_batches=mode.accumulate,
         callbacks=[guard],
         logger=TensorBoardLogger(directory, name=None, version=name),
         log_every_n_steps=3,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
     )
     trainer.fit(Net(mode))
 

@@ -1,79 +1,61 @@
-"""One small net, a quiet Trainer, and what its event files say."""
+"""A quiet Trainer, and a net to train in it."""
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import Tensor
+from typing_extensions import override
 
-Optimizers = Callable[[Any], torch.optim.Optimizer]
+from tests.support.modules import Frozen
 
-
-class Net(LightningModule):
-    """Two layers, one of them frozen, and a parameter the loss does not know."""
-
-    def __init__(self, num_batches: int = 20, optimizer: Optimizers | None = None):
-        super().__init__()
-        self.first = nn.Linear(4, 8)
-        self.second = nn.Linear(8, 1)
-        self.frozen = nn.Linear(1, 1).requires_grad_(False)
-        self.unused = nn.Parameter(torch.zeros(2))
-        self.num_batches = num_batches
-        self.optimizer = optimizer or (lambda p: torch.optim.SGD(p, 0.01, 0.9))
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        (x,) = batch
-        y: Tensor = self.frozen(self.second(self.first(x).tanh()))
-        return 3 * y.square().mean()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.parameters())
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        data = torch.randn(2 * self.num_batches, 4, generator=torch.manual_seed(1))
-        return DataLoader(TensorDataset(data), batch_size=2)
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
 
 
 def trainer(path: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    quiet = {
-        "accelerator": "cpu",
+    """Make a quiet Trainer of one epoch that logs to `path / "run"` every five steps."""
+    usual = {
         "max_epochs": 1,
         "log_every_n_steps": 5,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
         "logger": TensorBoardLogger(path, name=None, version="run"),
     }
-    return Trainer(callbacks=list(callbacks), **{**quiet, **options})
+    return Trainer(callbacks=list(callbacks), **{**QUIET, **usual, **options})
+
+
+class Twenty(Frozen):
+    """Twenty batches of one size; of five parameters two get no gradient."""
+
+    @override
+    def batches(self) -> list[Tensor]:
+        return list(torch.randn(20, 2, 4, generator=torch.manual_seed(1)))
 
 
 def fit(
-    path: Path, *callbacks: Callback, model: Net | None = None, **options: Any
-) -> Net:
-    seed_everything(7, verbose=False)
-    model = copy.deepcopy(model) if model else Net()
+    path: Path,
+    *callbacks: Callback,
+    model: LightningModule | None = None,
+    **options: Any,
+) -> LightningModule:
+    model = model or Twenty()
     trainer(path, *callbacks, **options).fit(model)
     return model
 
 
-def weights(model: Net) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def events(path: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(path), {"tensors": 0, "scalars": 0})
-    accumulator.Reload()
-    return accumulator
-
-
-class Failing(Net):
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+class Failing(Twenty):
+    @override
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
         if batch_idx == 12:
             raise RuntimeError("no more batches")
         return super().training_step(batch, batch_idx)
+
+
+def same_weights(one: LightningModule, other: LightningModule) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(mine, theirs) for mine, theirs in pairs)

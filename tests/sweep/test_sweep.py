@@ -6,10 +6,7 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,16 +24,16 @@ from gradguard.sweep.grid import Cell, clip_points, grid, points
 from gradguard.sweep.results import Result, load, path, save
 from gradguard.sweep.runner import Sweep, run_cells
 from gradguard.sweep.table import document, print_sweep
+from tests.support.command_line import Call, in_a_process, started
+from tests.support.processes import wait_until
 from tests.support.sweep_tasks import double, sleep
 
 SHORT = ("trainer.max_steps=20", "trainer.accelerator=cpu")
 
-Call = Callable[..., tuple[object, str, str]]
-
 
 @pytest.fixture
 def call(gradguard: Call) -> Call:
-    """Run `gradguard sweep`; give back exit code, stdout, stderr."""
+    """Run `gradguard sweep ...` in this process."""
     return partial(gradguard, "sweep")
 
 
@@ -299,7 +296,7 @@ def test_run_that_stops_itself_has_diverged(tmp_path: Path) -> None:
     assert "1/1" in printed(sweep)
 
 
-def test_failed_run_is_told_with_its_cell_and_the_others_end(
+def test_failed_run_is_told_beside_the_results_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     monkeypatch.setattr(runner, "train", dies_at_five)
@@ -341,18 +338,13 @@ def test_ctrl_c_says_how_far_it_got(
 
 @pytest.mark.slow
 def test_sweep_goes_on_where_ctrl_c_ended_it(tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "gradguard", "sweep", "--model", "mlp",
-        "--clip-norm", "1,2,5,10", "--seeds", "1", "--log-dir", str(tmp_path),
-        "--set", "trainer.max_steps=40",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    command = (
+        *("sweep", "--model", "mlp", "--clip-norm", "1,2,5,10", "--seeds", 1),
+        *("--log-dir", tmp_path, "--set", "trainer.max_steps=40"),
     )
+    process = started(*command, start_new_session=True)
     results = tmp_path / "mlp" / "sweep"
-    while not list(results.glob("*.json")):
-        time.sleep(0.05)
-        assert process.poll() is None
+    wait_until(lambda: list(results.glob("*.json")), process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: its workers, too
     _, err = process.communicate()
     there = {file: file.stat().st_mtime_ns for file in results.glob("*.json")}
@@ -360,7 +352,7 @@ def test_sweep_goes_on_where_ctrl_c_ended_it(tmp_path: Path) -> None:
     assert process.returncode == 130
     [line] = err.splitlines()
     assert line.endswith(f"after {len(there)} of 4 runs; the same command goes on")
-    again = subprocess.check_output([*command, "--json"], text=True)
+    _, again, _ = in_a_process(*command, "--json")
     assert json.loads(again)["reused"] == len(there)
     assert {file: file.stat().st_mtime_ns for file in there} == there
 
@@ -388,14 +380,15 @@ def test_norm_of_500_leaves_finite_losses_and_dead_units(tmp_path: Path) -> None
     assert learned.max < 100
 
 
-def test_table_fits_80_columns_and_names_the_runs(ended: Sweep) -> None:
-    text = printed(ended)
+def test_table_fits_80_columns(ended: Sweep) -> None:
+    assert max(map(len, printed(ended).splitlines())) <= 80
 
-    assert max(map(len, text.splitlines())) <= 80
+
+def test_table_names_the_runs(ended: Sweep) -> None:
+    text = " ".join(printed(ended).split())
+
     assert "2/2" in text
-    assert "mlp: 4 runs. Median [smallest, largest] over 2 seeds" in " ".join(
-        text.split()
-    )
+    assert "mlp: 4 runs. Median [smallest, largest] over 2 seeds" in text
 
 
 def test_table_names_what_did_not_vary_below() -> None:
@@ -408,7 +401,7 @@ def test_table_names_what_did_not_vary_below() -> None:
     assert "lr" not in text.splitlines()[1]
 
 
-def test_json_has_what_the_table_has_and_every_run(ended: Sweep) -> None:
+def test_json_has_what_the_table_has(ended: Sweep) -> None:
     none, clipped = json.loads(document(ended))["cells"]
 
     spread = ended.summaries[1].spread("test", "mse")
@@ -417,6 +410,11 @@ def test_json_has_what_the_table_has_and_every_run(ended: Sweep) -> None:
     assert none["settings"] == {"clip_norm": None}
     assert none["diverged"] == 2
     assert none["test"]["mse"] is None
+
+
+def test_json_has_every_run(ended: Sweep) -> None:
+    _, clipped = json.loads(document(ended))["cells"]
+
     assert [one["seed"] for one in clipped["runs"]] == [0, 1]
 
 

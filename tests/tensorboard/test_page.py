@@ -489,43 +489,65 @@ def test_page_says_how_to_get_data_where_there_is_none(
         assert page.complaints() == []
 
 
+@pytest.fixture(scope="module")
+def large(
+    tmp_path_factory: pytest.TempPathFactory, browser: webdriver.Chrome, shots: Path
+) -> Iterator[Page]:
+    """The page with five million norms, one of them a spike, beside twenty norms."""
+    logdir = tmp_path_factory.mktemp("large") / "runs"
+    write(logdir / "small", records(np.ones((10, 2))))
+    thousand_with_a_spike(logdir / "thousand", step=3210, column=517)
+    with board(logdir) as tensorboard:
+        tensorboard.wait(lambda: tensorboard.runs() == ["small", "thousand"])
+        yield Page(browser, tensorboard, shots)
+
+
+def painted(page: Page, run: str) -> float:
+    """Open the page of a run; return when its heatmap was there, in milliseconds."""
+    page.open(run=run)
+    mark = "performance.getEntriesByName('gradguard-heatmap')[0].startTime"
+    return float(page.run(f"return {mark}"))
+
+
 @pytest.mark.slow
-def test_five_million_norms_are_painted_in_three_seconds_and_four_megabytes(
-    tmp_path: Path, browser: webdriver.Chrome, shots: Path
+def test_five_million_norms_are_painted_in_five_times_the_time_of_twenty(
+    large: Page,
 ) -> None:
-    thousand_with_a_spike(tmp_path / "runs" / "thousand", step=3210, column=517)
+    # Others take their turns on the same cores, and no longer in each of three tries.
+    pairs = [(painted(large, "small"), painted(large, "thousand")) for _ in range(3)]
 
-    with board(tmp_path / "runs") as tensorboard:
-        tensorboard.wait(lambda: tensorboard.runs() == ["thousand"])
-        page = Page(browser, tensorboard, shots)
-        painted = []
-        for _ in range(3):  # other tests take their turns on the same two cores
-            page.open()
-            painted.append(
-                page.run(
-                    "return performance.getEntriesByName('gradguard-heatmap')[0]"
-                    ".startTime"
-                )
-            )
-        page.shoot("thousand")
-        transferred = page.run(
-            """
-            return performance.getEntriesByType("resource").reduce(
-                (sum, entry) => sum + entry.transferSize, 0)"""
-        )
-        cells = page.run(
-            """
-            const {z, x0, dx} = document.getElementById("heatmap").data[0];
-            const hot = [];
-            z.forEach((row, i) => row.forEach((cell, j) => {
-              if (cell > 2) hot.push([i, x0 + dx * j, dx]);
-            }));
-            return [z.length, hot]"""
-        )
-        assert page.complaints() == []
+    assert min(thousand / small for small, thousand in pairs) < 5
 
-    assert min(painted) < 3000
+
+@pytest.mark.slow
+def test_five_million_norms_are_shown_by_four_megabytes(large: Page) -> None:
+    large.open(run="thousand")
+    large.shoot("thousand")
+
+    transferred = large.run(
+        """
+        return performance.getEntriesByType("resource").reduce(
+            (sum, entry) => sum + entry.transferSize, 0)"""
+    )
+
     assert transferred < 4e6
-    rows, [(row, center, width)] = cells
+
+
+@pytest.mark.slow
+def test_spike_among_five_million_norms_is_seen(large: Page) -> None:
+    large.open(run="thousand")
+
+    rows, hot = large.run(
+        """
+        const {z, x0, dx} = document.getElementById("heatmap").data[0];
+        const hot = [];
+        z.forEach((row, i) => row.forEach((cell, j) => {
+          if (cell > 2) hot.push([i, x0 + dx * j, dx]);
+        }));
+        return [z.length, hot]"""
+    )
+
+    [(row, center, width)] = hot
     assert abs(center - 3210) <= width / 2
     assert row == 517 // -(-1000 // rows)
+    assert large.complaints() == []

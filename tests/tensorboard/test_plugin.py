@@ -2,7 +2,6 @@
 
 import struct
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tests.support.board import (
     thousand_with_a_spike,
     write,
 )
+from tests.support.event_files import new_event_file
 
 both_loaders = pytest.mark.parametrize("load_fast", LOADERS, ids=["fast", "slow"])
 
@@ -273,7 +273,6 @@ def test_page_is_not_written_to(served: Board) -> None:
 def test_later_write_of_a_resumed_run_counts(tmp_path: Path, load_fast: str) -> None:
     run = tmp_path / "runs" / "resumed"
     write(run, records(np.ones((100, 2))))
-    time.sleep(1.1)  # event files are named by the second
     write(run, records(np.full((70, 2), 4.0), first=80), clip=CLIP)
 
     with board(tmp_path / "runs", load_fast=load_fast) as tensorboard:
@@ -294,7 +293,6 @@ def test_epochs_of_a_resumed_run_go_on(tmp_path: Path, load_fast: str) -> None:
     run = tmp_path / "runs" / "resumed"
     parts = records(np.ones((3, 2)))
     write(run, parts, epochs=some_epochs(parts.names, last=2))
-    time.sleep(1.1)  # event files are named by the second
     again = some_epochs(parts.names, first=2, last=4)
     write(run, records(np.ones((3, 2)), first=3), clip=CLIP, epochs=again)
 
@@ -318,7 +316,6 @@ def test_epochs_keep_their_columns(tmp_path: Path, load_fast: str) -> None:
     run = tmp_path / "runs" / "grown"
     first = records(np.ones((1, 1)), names=("old",))
     write(run, first, epochs=some_epochs(("old",), last=0))
-    time.sleep(1.1)  # event files are named by the second
     second = records(np.ones((1, 2)), first=1, names=("new", "old"))
     write(run, second, epochs=some_epochs(second.names, first=1, last=1))
 
@@ -379,7 +376,6 @@ def test_run_that_grows_is_read_again(tmp_path: Path, load_fast: str) -> None:
 def test_several_optimizers_are_offered_each(tmp_path: Path, load_fast: str) -> None:
     run = tmp_path / "runs" / "gan"
     write(run, records(np.ones((3, 1))), optimizer="optimizer_0")
-    time.sleep(1.1)  # event files are named by the second
     write(run, records(np.ones((5, 1))), optimizer="optimizer_1")
 
     with board(tmp_path / "runs", load_fast=load_fast) as tensorboard:
@@ -416,27 +412,22 @@ def test_number_of_samples_the_user_asks_for_wins(
 
 @both_loaders
 @pytest.mark.parametrize("damage", ["cut short", "bits flipped"])
-def test_damaged_file_leaves_tensorboard_and_other_runs_alone(
+def test_damage_costs_only_what_stands_behind_it(
     tmp_path: Path, load_fast: str, damage: str
 ) -> None:
     logdir = tmp_path / "runs"
     write(logdir / "sound", records(np.ones((3, 2))))
-    write(logdir / "damaged", *(records(np.ones((9, 2)), first=9 * i) for i in (0, 1)))
+    parts = (records(np.ones((9, 2)), first=9 * i) for i in range(3))
+    write(logdir / "damaged", *parts)
     [file] = (logdir / "damaged").glob("*tfevents*")
-    content = file.read_bytes()
-    middle = len(content) // 2
-    flipped = bytes(byte ^ 0xFF for byte in content[middle : middle + 40])
-    file.write_bytes(
-        content[: middle - 20]
-        if damage == "cut short"
-        else content[:middle] + flipped + content[middle + 40 :]
-    )
+    intact, last = file.read_bytes()[:-100], file.read_bytes()[-100:]
+    flipped = bytes(byte ^ 0xFF for byte in last)
+    file.write_bytes(intact + flipped * (damage == "bits flipped"))
 
     with board(logdir, load_fast=load_fast) as tensorboard:
-        tensorboard.wait(lambda: "sound" in tensorboard.runs())
+        tensorboard.wait(lambda: tensorboard.runs() == ["damaged", "sound"])
         assert tensorboard.ask("summary", run="sound")["recorded"] == 3
-        status, _ = tensorboard.get("data/plugin/gradguard/summary", run="damaged")
-        assert status in {200, 404}
+        assert tensorboard.ask("summary", run="damaged")["recorded"] == 2 * 9
 
 
 @both_loaders
@@ -469,9 +460,8 @@ def test_metadata_and_tensors_that_do_not_fit_are_left_out(
         ],
         "alone": [value(schema.tag(tags.NORMS), schema.encode(), np.ones((4, 2, 2)))],
     }.items():
-        sink = EventFileWriter(str(logdir / run))
-        sink.add_event(Event(wall_time=1.0, step=1, summary=Summary(value=values)))
-        sink.close()
+        with new_event_file(logdir / run) as sink:
+            sink.add_event(Event(wall_time=1.0, step=1, summary=Summary(value=values)))
 
     with board(logdir, load_fast=load_fast) as tensorboard:
         tensorboard.wait(lambda: tensorboard.runs() == ["alone", "shapes", "sound"])
@@ -570,7 +560,7 @@ def test_memory_is_bounded_however_many_runs_are_looked_at(tmp_path: Path) -> No
 
 
 @both_loaders
-def test_run_too_large_to_read_at_once_is_sampled_and_says_so(
+def test_run_too_large_to_read_at_once_is_sampled(
     tmp_path: Path, load_fast: str
 ) -> None:
     parts = (records(np.ones((10, 100)), first=10 * i) for i in range(50))
