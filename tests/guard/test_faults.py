@@ -74,23 +74,25 @@ HUGE, TINY = 1e30, 1e-40
     "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning:torch._"
 )
 @pytest.mark.parametrize("factor", [HUGE, TINY])
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row",
+    # What is scaled here lies behind the tensor hooks, ahead of which *before* is taken.
+    [row for row in ROWS if "tensor_hook" not in row.name],
+    ids=lambda row: row.name,
+)
 def test_finite_gradient_of_any_size_is_not_skipped(
     tmp_path: Path, row: Row, factor: float
 ) -> None:
     batches = row.make().batches()[:4]
 
     def scaled(model: Any) -> None:
-        """Scale what flows back from the loss, ahead of all that gradguard can see."""
-        module = getattr(model, "_orig_mod", model)
-        loss = module.loss
+        def scale(parameter: Any) -> None:
+            if at_last(model):
+                parameter.grad.mul_(factor)
 
-        def hooked(x: Any) -> Any:
-            value = loss(x)
-            value.register_hook(lambda g: g * factor if at_last(model) else g)
-            return value
-
-        module.loss = hooked
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(scale)
 
     def at_last(model: Any) -> bool:
         return bool(model.trainer.fit_loop.epoch_loop.batch_idx == len(batches) - 1)
