@@ -179,3 +179,26 @@ def test_public_names_are_listed() -> None:
 def test_unknown_name_is_refused_by_name() -> None:
     with pytest.raises(AttributeError, match="'gradguard' has no attribute 'ClipNrom'"):
         gradguard.ClipNrom  # noqa: B018 (the access is the act)
+
+
+def public_modules() -> set[str]:
+    """What CONTRIBUTING.md lists as open to others."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    section = text.split("What others may import", 1)[1].split("\n\n", 2)[1]
+    return set(re.findall(r"`([\w.]+)`", section))
+
+
+@pytest.mark.parametrize("module", sorted(public_modules()))
+def test_public_module_is_where_it_is_said_to_be(module: str) -> None:
+    assert import_module(module).__name__ == module
+
+
+@pytest.mark.parametrize(
+    "file",
+    [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.py")],
+    ids=lambda file: file.name,
+)
+def test_users_are_shown_public_modules_only(file: Path) -> None:
+    shown = re.findall(r"^\s*from (gradguard[\w.]*) import", file.read_text(), re.M)
+
+    assert set(shown) <= public_modules()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -92,7 +92,7 @@ class Watch:
         self._passed: WeakSet[Optimizer] = WeakSet()
         self._others: list[Optimizer] = []
         self._adopted: list[Optimizer] = []
-        self._versions: dict[Optimizer, int] = {}
+        self._versions: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._batch_idx = 0
         self._batches = 0
         self._undo: list[Callable[[], None]] = []
@@ -255,14 +255,16 @@ class Watch:
         for other, recorder in list(self._recorders.items()):
             replaced = other not in self._adopted and other not in self._others
             if replaced and _same(parameters_of(optimizer), recorder.parameters):
-                del self._recorders[other]
-                self._passed.add(other)
-                self._recorders[optimizer] = recorder
-                recorder.hand_over(optimizer)
+                self._replace(other, optimizer)
                 return
         recorder = StepRecorder(optimizer, self.fit, self._parts)
         recorder.attach(optimizer)
         self._recorders[optimizer] = recorder
+
+    def _replace(self, old: Optimizer, new: Optimizer) -> None:
+        self._passed.add(old)
+        recorder = self._recorders[new] = self._recorders.pop(old)
+        recorder.hand_over(new)
 
     def _meet(self, optimizer: Optimizer) -> None:
         """Watch an optimizer that steps and is none of the Trainer's, if it is of this fit."""
@@ -285,12 +287,20 @@ class Watch:
         if in_backward():  # gradients are not complete, here and in other optimizers
             self._pass_by(optimizer, known)
             return
-        for recorder in self._recorders.values():
-            inside = recorder.is_updating and {*held} <= {*recorder.parameters}
-            if inside or _same(held, recorder.parameters):
+        for other, recorder in list(self._recorders.items()):
+            same = _same(held, recorder.parameters)
+            if recorder.is_updating and {*held} <= {*recorder.parameters}:
                 self._passed.add(optimizer)
                 recorder.attach(optimizer)
-                return
+            elif same and other in self._others:  # made anew by whoever made that
+                self._others[self._others.index(other)] = optimizer
+                self._replace(other, optimizer)
+            elif same:
+                self._passed.add(optimizer)
+                recorder.attach(optimizer)
+            else:
+                continue
+            return
         if len(self._others) == _MOST_OTHERS:
             self._pass_by(optimizer, known)
             return
