@@ -1,6 +1,7 @@
 """GradGuard: at each moment measure, clip and keep; at the log cadence write."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -10,10 +11,10 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from gradguard.clipping.policy import Clip, State, in_order, in_words
-from gradguard.fit.cautions import unlisted
+from gradguard.fit.cautions import nothing_recorded, unlisted
 from gradguard.fit.rehearsal import Rehearsal
 from gradguard.fit.wanted import Wanted, settings_of, together
-from gradguard.fit.watch import Watch
+from gradguard.fit.watch import Memory, Watch
 from gradguard.guard.gate import Action
 
 _CHECKPOINT_KEY = "gradguard"
@@ -125,8 +126,8 @@ class GradGuard(Callback):
         settings_of(self)  # refuses what is out of its range here, not in mid-fit
         self._watch: Watch | None = None
         self._rehearsal: Rehearsal | None = None
-        self._learned: list[State] = []
-        self._last_steps: list[int] = []
+        self._learned: Sequence[State] = []
+        self._last_steps: Sequence[int] = []
         self._loaded = False
         self._trainer: ref[Trainer] | None = None
 
@@ -148,13 +149,21 @@ class GradGuard(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
+        if self not in trainer.callbacks:  # type: ignore[attr-defined] # set by a connector
+            warnings.warn(unlisted(), stacklevel=2)
         wanted = self._wanted_of(trainer)
         if wanted is None:
             return
-        self._watch = Watch(trainer, pl_module, self, wanted)
+        try:
+            self._watch = Watch(trainer, pl_module, self, wanted)
+        except Exception as error:
+            if not wanted.observes:
+                raise
+            warnings.warn(nothing_recorded(error), stacklevel=2)
+            return
         # Training goes on: `fit` is called again, or a checkpoint was loaded.
         if self._loaded or (self._trainer and self._trainer() is trainer):
-            self._watch.take_up(self._learned, self._last_steps)
+            self._watch.recall(Memory(self._learned, self._last_steps))
         self._loaded, self._trainer = False, ref(trainer)
 
     @override
@@ -199,15 +208,13 @@ class GradGuard(Callback):
     ) -> None:
         if self._watch:
             self._watch.write()
-            self._remember(self._watch)
+            self._learned, self._last_steps = self._watch.memory()
         # Not by `state_dict`, of which Lightning lets one callback of a class have one:
         # `gradguard.attach` may add a second GradGuard.
         ahead = any(step >= trainer.global_step for step in self._last_steps)
         if ahead or any(self._learned):  # else the Trainer's own count says it all
-            checkpoint[_CHECKPOINT_KEY] = {
-                "learned": self._learned,
-                "last_steps": self._last_steps,
-            }
+            memory = Memory(self._learned, self._last_steps)
+            checkpoint[_CHECKPOINT_KEY] = memory._asdict()
 
     @override
     def on_load_checkpoint(
@@ -216,11 +223,11 @@ class GradGuard(Callback):
         saved = checkpoint.get(_CHECKPOINT_KEY, {})
         if isinstance(saved, list):  # as 0.1.0 wrote it
             saved = {"learned": saved}
-        self._learned = saved.get("learned", [])
-        self._last_steps = saved.get("last_steps", [])
+        memory = Memory(**saved)
+        self._learned, self._last_steps = memory
         self._loaded = True
         if self._watch:  # in mid-fit, as tuners do behind their trials
-            self._watch.take_up(self._learned, self._last_steps)
+            self._watch.recall(memory)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -247,20 +254,15 @@ class GradGuard(Callback):
     def _wanted_of(self, trainer: Trainer) -> Wanted | None:
         """Return what all GradGuards of a Trainer want; None where another one does it."""
         everyone: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
-        if self not in everyone:
-            warnings.warn(unlisted(), stacklevel=2)
         guards = [callback for callback in everyone if isinstance(callback, GradGuard)]
         if not guards or self is not guards[0]:
             return None
         return together(list(map(settings_of, guards)))
 
-    def _remember(self, watch: Watch) -> None:
-        self._learned, self._last_steps = watch.learned(), watch.last_steps()
-
     def _close(self) -> None:
         watch, self._watch = self._watch, None
         if watch:
-            self._remember(watch)
+            self._learned, self._last_steps = watch.memory()
             watch.close()
         rehearsal, self._rehearsal = self._rehearsal, None
         if rehearsal:

@@ -115,3 +115,11 @@ def updates_elsewhere(optimizer: object, names: Sequence[str], wanted: Wanted) -
         f"not know, so {lacks}: return one optimizer of them all from "
         "configure_optimizers"
     )
+
+
+def nothing_recorded(error: Exception) -> str:
+    """Return what to say where an observer cannot even begin."""
+    return (
+        f"GradGuard records nothing in this fit ({type(error).__name__}: {error}); "
+        "training goes on as without it"
+    )

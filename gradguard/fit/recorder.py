@@ -41,13 +41,14 @@ class StepRecorder:
         make: Makes what an optimizer's parameters are watched with, as they are now.
 
     Attributes:
+        optimizer: Whose steps; another one after `hand_over`.
         last_step: The step recorded last, -1 before the first.
     """
 
     def __init__(
         self, optimizer: Optimizer, fit: FitContext, make: Callable[[Optimizer], Parts]
     ) -> None:
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._fit = fit
         self._policies = fit.wanted.policies
         self._make = make
@@ -119,7 +120,7 @@ class StepRecorder:
         """Go on with another optimizer of the same parameters."""
         self.write()
         learned = self.learned()
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._open()
         self.take_up(learned)
         self.attach(optimizer)
@@ -226,7 +227,7 @@ class StepRecorder:
         """Make what depends on the parameters the optimizer holds."""
         if self._hooked:
             self._hooked.close()
-        parts = self._make(self._optimizer)
+        parts = self._make(self.optimizer)
         self._columns, self._schema = parts.columns, parts.schema
         self._gate, self._epochs = parts.gate, parts.epochs
         self._trainer_clip, self._hooked = parts.trainer_clip, parts.hooked
@@ -238,7 +239,7 @@ class StepRecorder:
 
     def _keep_up(self) -> None:
         """Start anew where the optimizer holds other parameters by now."""
-        if self._columns.are_those_of(self._optimizer):
+        if self._columns.are_those_of(self.optimizer):
             return
         self.write()
         learned = self.learned()
@@ -254,7 +255,7 @@ class StepRecorder:
                 self._gate.is_bad()  # others may have some, and wait for us
             return
         if self._policies:
-            unscale_at_update(self._optimizer, gradients)
+            unscale_at_update(self.optimizer, gradients)
         norms = self._admitted(gradients, loss)
         if norms is None:
             return
@@ -263,7 +264,7 @@ class StepRecorder:
             before = self._ahead_of_hooks(norms)
             after = self._clipper.clip_these(gradients, norms)
         self._keep(
-            self._fit.completed, before, after_unless_skipped(self._optimizer, after)
+            self._fit.completed, before, after_unless_skipped(self.optimizer, after)
         )
 
     def _admitted(
@@ -298,7 +299,7 @@ class StepRecorder:
 
     def _before_and_now(self, norms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the norms `[P]` before, and as they are now."""
-        scale = scale_at_update(self._optimizer)
+        scale = scale_at_update(self.optimizer)
         now = unscaled(self._columns.row(norms), scale)
         return now if self._before is None else self._before, now
 

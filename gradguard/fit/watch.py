@@ -2,30 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradguard.clipping.policy import State, check
+from gradguard.fit.books import Books
 from gradguard.fit.cautions import (
     cautions,
     clips_scaled,
     clips_too,
     no_statistics,
-    unseen,
-    updates_elsewhere,
 )
 from gradguard.fit.context import context
-from gradguard.fit.parts import Parts, parts_of, schema_of
+from gradguard.fit.parts import Parts, schema_of
 from gradguard.fit.recorder import StepRecorder
 from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import parameters_of
 from gradguard.hooks.backward import (
     at_backward_end,
     gradients_complete,
-    in_backward,
 )
 from gradguard.hooks.clip_call import at_clip_call
 from gradguard.hooks.deepspeed import Fragments, at_engine_step, engine_of
@@ -65,6 +62,18 @@ def _harmless(
     return guarded
 
 
+class Memory(NamedTuple):
+    """Where a fit is.
+
+    Attributes:
+        learned: What the policies have learned, by optimizer.
+        last_steps: The step recorded last, by optimizer.
+    """
+
+    learned: Sequence[State] = ()
+    last_steps: Sequence[int] = ()
+
+
 class Watch:
     """Watch the optimizers of a Trainer from the start of training to its end.
 
@@ -76,6 +85,7 @@ class Watch:
 
     Attributes:
         fit: What all that watches the fit shares.
+        books: The recorders.
 
     Raises:
         ValueError: If a pattern of a policy matches no parameter, or DeepSpeed's engine
@@ -87,12 +97,6 @@ class Watch:
     ) -> None:
         self.fit = context(trainer, module, callback, wanted, log=True)
         check(wanted.policies, list(self.fit.names().values()))
-        self._recorders: dict[Optimizer, StepRecorder] = {}
-        # Of optimizers that are not watched by themselves: inside others, or of others.
-        self._passed: WeakSet[Optimizer] = WeakSet()
-        self._others: list[Optimizer] = []
-        self._adopted: list[Optimizer] = []
-        self._versions: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._batch_idx = 0
         self._batches = 0
         self._undo: list[Callable[[], None]] = []
@@ -100,6 +104,7 @@ class Watch:
         mode = Mode(trainer, module, callback, bool(wanted.policies))
         self._moment = moment_of(mode)
         self._trainer_clips = trainer_clips(mode) if wanted.observes else None
+        self.books = Books(self.fit, self._trainer_clips)
         if self._moment == ENGINE_STEP:
             self._listen_to_engine()
         else:
@@ -109,8 +114,8 @@ class Watch:
     def on_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Note which batch the coming backward passes belong to, and new optimizers."""
         self._batch_idx = batch_idx
-        if self._moment != ENGINE_STEP and self._adopted != self.fit.trainer.optimizers:
-            self._adopt_all()
+        if self._moment != ENGINE_STEP:
+            self.books.keep_up()
         if self.fit.wanted.stops:
             self.fit.dump.see_batch_start(batch, batch_idx)
 
@@ -126,7 +131,7 @@ class Watch:
     @_harmless
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Take the norms before clipping, if now is the moment."""
-        recorder = self._recorders.get(optimizer)
+        recorder = self.books.get(optimizer)
         if recorder is None:
             return
         if uses_scaler(self.fit.trainer):
@@ -137,22 +142,22 @@ class Watch:
     @_harmless
     def on_batch_end(self, outputs: object) -> None:
         """Note the loss, and write what is due."""
-        for recorder in self._recorders.values():
+        for recorder in self.books:
             recorder.on_batch_end(outputs)
         self._batches += 1
         if self._batches == _PATIENCE * self.fit.trainer.accumulate_grad_batches:
-            self._say_what_was_not_seen()
+            self.books.say_what_was_not_seen()
 
     @_harmless
     def on_epoch_end(self) -> None:
         """Measure the weights, if that was asked for."""
-        for recorder in self._recorders.values():
+        for recorder in self.books:
             recorder.on_epoch_end()
 
     @_harmless
     def write(self) -> None:
         """Write everything measured so far, through to the files."""
-        for recorder in self._recorders.values():
+        for recorder in self.books:
             recorder.write()
         if self.fit.loggers:
             self.fit.loggers.flush()
@@ -163,20 +168,17 @@ class Watch:
         self.write()
         self._finish()
 
-    def learned(self) -> list[State]:
-        """Return what the policies have learned, by optimizer."""
-        return [recorder.learned() for recorder in self._in_order()]
+    def memory(self) -> Memory:
+        """Return where the fit is, to go on from there; nowhere, if that is out of reach."""
+        try:
+            return Memory(self.books.state_dict(), self.books.last_steps())
+        except Exception as error:  # of a device that the user's own error has broken
+            self.fit.trouble(error)
+            return Memory()
 
-    def last_steps(self) -> list[int]:
-        """Return the step recorded last, by optimizer."""
-        return [recorder.last_step for recorder in self._in_order()]
-
-    def take_up(self, learned: Sequence[State], last_steps: Sequence[int]) -> None:
+    def recall(self, memory: Memory) -> None:
         """Go on from where an earlier fit, or a checkpoint of this one, was."""
-        for recorder, state in zip(self._in_order(), learned, strict=False):
-            recorder.take_up(state)
-        for recorder, step in zip(self._in_order(), last_steps, strict=False):
-            recorder.last_step = step
+        self.books.load_state_dict(memory.learned, memory.last_steps)
 
     @_harmless
     def _leave(self) -> None:
@@ -184,13 +186,13 @@ class Watch:
             self._forget_raw_backward()
         while self._undo:
             self._undo.pop()()
-        for recorder in self._recorders.values():
+        for recorder in self.books:
             recorder.close()
 
     @_harmless
     def _finish(self) -> None:
         if self._batches:
-            self._say_what_was_not_seen()
+            self.books.say_what_was_not_seen()
         if self.fit.loggers:
             self.fit.loggers.close()
 
@@ -199,8 +201,8 @@ class Watch:
         trainer, module = self.fit.trainer, self.fit.module
         for caution in cautions(trainer, module, self.fit.wanted.policies):
             self.fit.say(caution)
-        self._adopt_all()
-        self._undo.append(at_any_step(self._meet))
+        self.books.keep_up()
+        self._undo.append(at_any_step(self.books.meet))
         manual = not module.automatic_optimization
         if self._trainer_clips:
             self._undo.append(at_clip_call(trainer, self._clip_for_trainer))
@@ -227,7 +229,7 @@ class Watch:
         columns = Fragments(engine, fit.names())
         parts = Parts(columns, schema_of(columns, fit, label=""))
         recorder = StepRecorder(engine.optimizer, fit, lambda _: parts)
-        self._recorders[engine.optimizer] = recorder
+        self.books.add(engine.optimizer, recorder)
 
         def before(scale: Tensor) -> None:
             recorder.take_before(scale)
@@ -237,120 +239,22 @@ class Watch:
             at_engine_step(engine, before=before, after=recorder.on_scaled)
         )
 
-    def _adopt_all(self) -> None:
-        """Watch the optimizers the Trainer has now, and let go of those it had."""
-        self._adopted = list(self.fit.trainer.optimizers)
-        for optimizer in self._adopted:
-            if optimizer not in self._recorders and parameters_of(optimizer):
-                self._adopt(optimizer)
-        for optimizer in list(self._recorders):
-            if optimizer not in [*self._adopted, *self._others]:
-                recorder = self._recorders.pop(optimizer)
-                recorder.close()
-                recorder.write()
-
-    def _adopt(self, optimizer: Optimizer) -> None:
-        """Start to watch an optimizer, where another left off if it replaces that."""
-        self._versions[optimizer] = _versions(optimizer)
-        for other, recorder in list(self._recorders.items()):
-            replaced = other not in self._adopted and other not in self._others
-            if replaced and _same(parameters_of(optimizer), recorder.parameters):
-                self._replace(other, optimizer)
-                return
-        recorder = StepRecorder(optimizer, self.fit, self._parts)
-        recorder.attach(optimizer)
-        self._recorders[optimizer] = recorder
-
-    def _replace(self, old: Optimizer, new: Optimizer) -> None:
-        self._passed.add(old)
-        recorder = self._recorders[new] = self._recorders.pop(old)
-        recorder.hand_over(new)
-
-    def _meet(self, optimizer: Optimizer) -> None:
-        """Watch an optimizer that steps and is none of the Trainer's, if it is of this fit."""
-        if optimizer in self._recorders or optimizer in self._passed:
-            return
-        try:
-            self._get_to_know(optimizer)
-        except Exception as error:
-            self.fit.trouble(error)
-
-    def _get_to_know(self, optimizer: Optimizer) -> None:
-        names = self.fit.names()
-        held = parameters_of(optimizer)
-        known = [names[parameter] for parameter in held if parameter in names]
-        if self.fit.is_trial:
-            return
-        if not known:
-            self._passed.add(optimizer)
-            return
-        if in_backward():  # gradients are not complete, here and in other optimizers
-            self._pass_by(optimizer, known)
-            return
-        for other, recorder in list(self._recorders.items()):
-            same = _same(held, recorder.parameters)
-            if recorder.is_updating and {*held} <= {*recorder.parameters}:
-                self._passed.add(optimizer)
-                recorder.attach(optimizer)
-            elif same and other in self._others:  # made anew by whoever made that
-                self._others[self._others.index(other)] = optimizer
-                self._replace(other, optimizer)
-            elif same:
-                self._passed.add(optimizer)
-                recorder.attach(optimizer)
-            else:
-                continue
-            return
-        if len(self._others) == _MOST_OTHERS:
-            self._pass_by(optimizer, known)
-            return
-        self._others.append(optimizer)
-        self._adopt(optimizer)
-
-    def _pass_by(self, optimizer: Optimizer, names: Sequence[str]) -> None:
-        self._passed.add(optimizer)
-        self.fit.say(updates_elsewhere(optimizer, names, self.fit.wanted))
-
-    def _parts(self, optimizer: Optimizer) -> Parts:
-        clips = self._trainer_clips
-        return parts_of(optimizer, self.fit, label=self._label(optimizer), clips=clips)
-
-    def _label(self, optimizer: Optimizer) -> str:
-        optimizers = self.fit.trainer.optimizers
-        if optimizer in optimizers:
-            place = optimizers.index(optimizer)
-            return f"optimizer_{place}" if optimizers[1:] else ""
-        place = self._others.index(optimizer)
-        return f"{type(optimizer).__name__}_{place}" if place or optimizers else ""
-
-    def _in_order(self) -> list[StepRecorder]:
-        """Return the recorders in the order of the Trainer's optimizers, then the others."""
-        order = [*self._adopted, *self._others] or list(self._recorders)
-        return [self._recorders[o] for o in order if o in self._recorders]
-
-    def _say_what_was_not_seen(self) -> None:
-        """Say which optimizers have changed their parameters in no update that was seen."""
-        for optimizer, recorder in self._recorders.items():
-            changed = _versions(optimizer) != self._versions.get(optimizer)
-            if recorder.is_new and changed:
-                self.fit.say(unseen(optimizer, self.fit.wanted))
-
     def _take_all_before_if_complete(self) -> None:
         if gradients_complete(self.fit.trainer, self.fit.module, self._batch_idx):
             self._take_all_before()
 
     @_harmless
     def _take_all_before(self) -> None:
-        for optimizer, recorder in self._recorders.items():
+        for recorder in self.books:
             # Toggled off, it took no part in the pass, and may have been clipped since.
-            if any(p.requires_grad for p in parameters_of(optimizer)):
-                recorder.take_before(loss_scale(self.fit.trainer, optimizer))
+            if any(p.requires_grad for p in parameters_of(recorder.optimizer)):
+                recorder.take_before(loss_scale(self.fit.trainer, recorder.optimizer))
 
     def _clip_for_trainer(
         self, optimizer: Any, clip_val: float, algorithm: str
     ) -> bool:
         """Clip in the Trainer's place, to the bit as it would; return whether done."""
-        recorder = self._recorders.get(self._unwrapped(optimizer))
+        recorder = self.books.get(self._unwrapped(optimizer))
         if recorder is None or algorithm != "norm":
             return False
         return recorder.clip_for_trainer(clip_val)
@@ -368,7 +272,7 @@ class Watch:
         scale = loss_scale(self.fit.trainer, optimizer)
         if scale is not None:
             self.fit.say(clips_scaled(optimizer))
-        recorder = self._recorders.get(optimizer)
+        recorder = self.books.get(optimizer)
         # With DDP's static graph, the first backward pass ends before gradients are
         # reduced; Lightning reduces them between its hook and this call.
         if recorder and not (recorder.saw_before and recorder.last_step >= 0):
@@ -376,16 +280,6 @@ class Watch:
 
     def _unwrapped(self, optimizer: Any) -> Any:
         """Return the optimizer that `self.optimizers()` has wrapped."""
-        if optimizer in self._recorders:
+        if optimizer in self.books:
             return optimizer
         return getattr(optimizer, "optimizer", optimizer)
-
-
-def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether the same parameters are held, in whatever order."""
-    return {*some} == {*others}
-
-
-def _versions(optimizer: Optimizer) -> int:
-    """Return a number that grows whenever a parameter is changed in place."""
-    return sum(parameter._version for parameter in parameters_of(optimizer))
