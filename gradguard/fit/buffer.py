@@ -51,7 +51,9 @@ class Buffer:
         """Set the loss of the step put in last, a number or a tensor of one element."""
         if isinstance(loss, Tensor):
             # A copy: the loss may be part of something large, or be changed in place.
-            loss = loss.to(self._device, copy=True)
+            loss = (
+                loss.item() if loss.is_cpu else loss.detach().to(self._device, copy=True)
+            )
         self._loss[-1] = loss
 
     def drain(self, names: tuple[str, ...], order: list[int]) -> Records:

@@ -168,8 +168,9 @@ class StepRecorder:
     def on_batch_end(self, outputs: object) -> None:
         """Add the loss, where it was not known before, and write if it is time to."""
         self._keep_skipped()
-        self._put_loss(loss_in(outputs))
-        self._lacks_loss = False
+        if self._lacks_loss:
+            self._put_loss(loss_in(outputs))
+            self._lacks_loss = False
         if self._epochs:
             self._epochs.see_updated()
         if self._due:
@@ -366,13 +367,12 @@ def loss_in(result: object) -> Tensor | float | None:
     A number or a tensor that holds one; of a mapping its "loss", of a sequence its first
     member, of a loss per sample the mean.
     """
+    if isinstance(result, Tensor):
+        return result if result.numel() == 1 else result.detach().float().mean()
     if isinstance(result, Mapping):
         return loss_in(result.get("loss"))
     if isinstance(result, (tuple, list)):
         return loss_in(result[0]) if result else None
-    if isinstance(result, Tensor):
-        loss = result.detach()
-        return loss if loss.numel() == 1 else loss.float().mean()
     with suppress(TypeError, ValueError):
         return None if result is None else float(result)  # type: ignore[arg-type] # or it raises
     return None

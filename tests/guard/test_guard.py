@@ -131,7 +131,7 @@ def syncs_per_step(
 
         return see_counted
 
-    for moment in ("take_before", "on_update"):
+    for moment in ("take_before", "_take"):
         monkeypatch.setattr(
             StepRecorder, moment, counted(getattr(StepRecorder, moment))
         )
