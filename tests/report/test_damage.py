@@ -20,9 +20,9 @@ from tests.support.event_files import new_event_file
 
 
 @pytest.fixture
-def call(call: Call) -> Call:
+def call(gradguard: Call) -> Call:
     """Run `gradguard report ...` in this process."""
-    return partial(call, "report")
+    return partial(gradguard, "report")
 
 
 @pytest.fixture
