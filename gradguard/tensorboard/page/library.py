@@ -142,6 +142,8 @@ class Library:
         listed: dict[Source, list[tuple[Schema, Any]]] = {}
         for run, described in series.items():
             for tag, description in described.items():
+                if description.max_wall_time is None:  # purged, all of it
+                    continue
                 if schema := _schema(tag, description.plugin_content):
                     source = Source(run, schema.optimizer)
                     listed.setdefault(source, []).append((schema, description))
