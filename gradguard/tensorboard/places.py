@@ -51,10 +51,15 @@ def opened(file: str) -> BinaryIO:
 
 
 def event_files(directory: str) -> list[str]:
-    """Return the event files of a directory by name; links to files are files."""
-    if not is_url(directory):
-        return _events_among(list(os.scandir(directory)))
-    return _remote(directory, depth=1).get(directory, [])
+    """Return the event files of a directory by name; none where there is no directory.
+
+    Links to files are files.
+    """
+    if is_url(directory):
+        return _remote(directory, depth=1).get(directory, [])
+    if not is_directory(directory):
+        return []
+    return _events_among(list(os.scandir(directory)))
 
 
 class Tree(NamedTuple):

@@ -281,6 +281,12 @@ def test_url_without_runs_is_refused(url: str, reason: str) -> None:
         find_runs([url])
 
 
+@pytest.mark.parametrize("place", ["nowhere", __file__, "memory://nowhere"])
+def test_place_without_records_is_refused_by_its_name(place: str) -> None:
+    with pytest.raises(ValueError, match=f"no records of gradguard in {place}: "):
+        read_run(place)
+
+
 def test_relative_path_is_reported_as_a_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
