@@ -1,6 +1,5 @@
 """`gradguard report`: what the gradients of runs did, and what is wrong with them."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,7 +49,7 @@ def report(
     from gradguard.report import command
 
     command.report(
-        [Path(run) for run in runs],
+        runs,
         as_json=as_json,
         html=html,
         figure=figure,

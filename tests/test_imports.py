@@ -30,7 +30,7 @@ HOUSE = {
     "clipping": ("numpy torch", "names records gradients"),
     "guard": ("numpy torch", "errors names gradients"),
     "tensorboard": (
-        "google numpy tensorboard werkzeug",
+        "fsspec google numpy tensorboard werkzeug",
         "palette records health output",
     ),
     "hooks": ("torch", "gradients clipping"),

@@ -2,7 +2,6 @@
 
 import warnings
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
 from gradguard.errors import ConfigError
+from gradguard.tensorboard.places import located, opened
 
 _PARTS = {"state_dict", "optimizer_states", "epoch", "global_step"}
 
@@ -18,7 +18,7 @@ def require_resumable(path: str, *, model: LightningModule, trainer: Trainer) ->
     """Refuse a checkpoint from which training cannot go on.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint, or its URL.
         model: What is to be trained further.
         trainer: What is to train it, up to its `max_epochs` and `max_steps`.
 
@@ -42,11 +42,11 @@ def require_resumable(path: str, *, model: LightningModule, trainer: Trainer) ->
 
 def _content(path: str) -> dict[str, Any]:
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"checkpoint {path!r} cannot be read: {error.strerror}"
-        ) from None
+        with opened(located(path)) as file:
+            data = file.read()
+    except Exception as error:  # whatever the file system behind a URL raises
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"checkpoint {path!r} cannot be read: {reason}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats, when the error says more

@@ -1,5 +1,6 @@
 """Run an experiment: refuse what cannot work, train, evaluate, read back the records."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,6 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from gradguard.callback import GradGuard
@@ -22,9 +22,11 @@ from gradguard.experiments.hidden_units import HasUnits, stuck_units
 from gradguard.experiments.quiet import Progress, quiet
 from gradguard.experiments.resolve import dump
 from gradguard.experiments.resume import require_resumable
+from gradguard.experiments.version import ClaimingLogger
 from gradguard.output import require_writable
 from gradguard.records.recording import Recording
 from gradguard.records.records import Records
+from gradguard.tensorboard.places import is_url, located
 from gradguard.tensorboard.reader import read_recordings
 
 
@@ -76,6 +78,7 @@ def run(
         Interrupted: If Ctrl-C ended the training.
         NonFiniteGradientError: If a gradient did, and `on_nonfinite` says so.
     """
+    experiment = experiment.model_copy(update={"log_dir": _local(experiment.log_dir)})
     with quiet():
         require_writable(Path(experiment.log_dir))
         seed_everything(experiment.seed, verbose=False)
@@ -94,6 +97,16 @@ def run(
     return Outcome(experiment, run_dir, train, test, recording, units.shares)
 
 
+def _local(log_dir: str) -> str:
+    # Lightning expands both where it writes events, and only there.
+    place = located(os.path.expandvars(log_dir))
+    if is_url(place):
+        raise ConfigError(
+            f"log_dir {log_dir!r} is not on this machine: expected a directory of it"
+        )
+    return place
+
+
 def _trainer(
     experiment: Experiment, policies: list[Policy], *, progress: bool
 ) -> Trainer:
@@ -101,7 +114,7 @@ def _trainer(
     try:
         return Trainer(
             **options,
-            logger=TensorBoardLogger(
+            logger=ClaimingLogger(
                 experiment.log_dir, name=experiment.name, default_hp_metric=False
             ),
             callbacks=[
@@ -137,7 +150,7 @@ def _fit(
     resume: str | None,
 ) -> None:
     try:
-        trainer.fit(model, data, ckpt_path=resume)
+        trainer.fit(model, data, ckpt_path=resume and located(resume))
     except SystemExit:
         # Lightning ends the process on Ctrl-C, once every callback has written.
         raise Interrupted(

@@ -8,7 +8,6 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -35,7 +34,8 @@ class Interval(NamedTuple):
         records: Every step of the interval that is to be kept; None for epochs alone.
         scalars: The sums over all its steps, by tag.
         epochs: Statistics by epoch; None for steps.
-        step: Updates completed, by which the write is dated.
+        step: Updates completed.
+        since: Updates completed before the first of them all; None for epochs.
     """
 
     schema: Schema
@@ -43,6 +43,7 @@ class Interval(NamedTuple):
     scalars: Mapping[str, float]
     epochs: Epochs | None
     step: int
+    since: int | None = None
 
 
 class Loggers:
@@ -72,8 +73,9 @@ class Loggers:
         values = interval_scalars(records)
         values |= {tag: float(value) for tag, value in in_force.items()}
         scalars = {schema.scalar_tag(tag): value for tag, value in values.items()}
-        kept, step = thinned(records, self._every_n_steps), int(records.steps[-1])
-        self._put(Interval(schema, kept, scalars, None, step))
+        kept = thinned(records, self._every_n_steps)
+        since, step = int(records.steps[0]), int(records.steps[-1])
+        self._put(Interval(schema, kept, scalars, None, step, since))
 
     def write_epochs(self, schema: Schema, epochs: Epochs, *, step: int) -> None:
         """Write statistics by epoch; to event files only, others have no place for them."""
@@ -182,7 +184,7 @@ def _outlet(logger: Any, max_scalars: int) -> _Outlet:
     # Private, and the only way to write an event with tensors and metadata through the
     # writer that owns the directory; Lightning calls it itself.
     sink = experiment._get_file_writer()  # type: ignore[no-untyped-call]
-    writer = EventWriter(sink, Path(experiment.log_dir), max_scalars)
+    writer = EventWriter(sink, experiment.log_dir, max_scalars)
     return _Outlet(
         name, lambda interval: _to_events(writer, interval), writer.flush, writer.close
     )
@@ -190,7 +192,9 @@ def _outlet(logger: Any, max_scalars: int) -> _Outlet:
 
 def _to_events(writer: EventWriter, interval: Interval) -> None:
     if interval.records is not None:
-        writer.write(interval.schema, interval.records, interval.scalars)
+        writer.write(
+            interval.schema, interval.records, interval.scalars, since=interval.since
+        )
     if interval.epochs is not None:
         writer.write_epochs(interval.schema, interval.epochs, interval.step)
 

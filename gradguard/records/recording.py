@@ -13,6 +13,9 @@ from gradguard.records.statistics import BY_EPOCH
 # What is known of each parameter at the end of an epoch, in the order it is stored.
 STATISTICS = tuple(BY_EPOCH)
 
+# Abandoned branches whose step is told.
+_MOST_NAMED = 5
+
 
 class ClipInForce(NamedTuple):
     """What clipped, from a step on.
@@ -40,6 +43,18 @@ class ClipInForce(NamedTuple):
     def per_parameter(self) -> bool:
         """Whether `max_norm` holds for each parameter by itself."""
         return self.clip.max_norm_of_total is None and self.max_norm is not None
+
+
+class Abandoned(NamedTuple):
+    """Steps that were recorded, and do not count: training went on from before them.
+
+    Attributes:
+        step: From this one on; a later branch begins there.
+        steps: How many.
+    """
+
+    step: int
+    steps: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +92,14 @@ class Recording:
         clips: What clipped, from which step on; at least one.
         unoptimized: Trainable parameters that no optimizer of the run holds.
         epochs: Statistics by parameter and epoch; None where none were asked for.
+        abandoned: Steps left out, by the branch they were of.
     """
 
     records: Records
     clips: tuple[ClipInForce, ...] = (ClipInForce(0, NOTHING),)
     unoptimized: tuple[str, ...] = ()
     epochs: Epochs | None = None
+    abandoned: tuple[Abandoned, ...] = ()
 
     @property
     def clipping(self) -> str:
@@ -90,3 +107,19 @@ class Recording:
         first, *later = self.clips
         changes = (f"; from step {clip.step} {clip.text or 'none'}" for clip in later)
         return (first.text or "none") + "".join(changes)
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on the steps of abandoned branches; empty where there are none."""
+        if not self.abandoned:
+            return ""
+        count = sum(branch.steps for branch in self.abandoned)
+        steps = f"{count} step{'s' * (count != 1)}"
+        verb = "is" if count == 1 else "are"
+        if len(self.abandoned) == 1:
+            where = f"a branch that was abandoned at step {self.abandoned[0].step}"
+        else:
+            at = [str(branch.step) for branch in self.abandoned]
+            shown = ", ".join(at[:_MOST_NAMED]) + ", ..." * (len(at) > _MOST_NAMED)
+            where = f"{len(at)} branches that were abandoned (at steps {shown})"
+        return f"{steps} of {where} {verb} left out."

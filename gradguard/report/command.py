@@ -1,5 +1,6 @@
 """One report from options to output: check them, read, print, write."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from gradguard.report.view import View, view
 
 
 def report(
-    paths: list[Path],
+    paths: Sequence[str | Path],
     *,
     as_json: bool = False,
     html: str | None = None,
@@ -24,7 +25,7 @@ def report(
     """Print what the gradients of the runs at or below the paths did.
 
     Args:
-        paths: Directories of runs, or ones above them.
+        paths: Directories of runs, or ones above them; URLs, too.
         as_json: Whether to print JSON in place of tables.
         html: File of the page, if one is
         figure: File of the picture, if one is

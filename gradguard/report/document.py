@@ -18,7 +18,7 @@ def document(found: Found, *, view: View) -> str:
         "version": VERSION,
         "runs": [_run(run, view) for run in found.runs],
         "left_out": [
-            {"directory": str(directory), "reason": reason}
+            {"directory": directory, "reason": reason}
             for directory, reason in found.left_out
         ],
     }
@@ -28,7 +28,7 @@ def document(found: Found, *, view: View) -> str:
 def _run(run: Run, view: View) -> dict[str, Any]:
     return {
         "label": run.label,
-        "directory": str(run.directory),
+        "directory": run.directory,
         "optimizer": run.optimizer,
         "clips": [
             {
@@ -41,6 +41,7 @@ def _run(run: Run, view: View) -> dict[str, Any]:
             for clip in run.recording.clips
         ],
         "unoptimized": run.recording.unoptimized,
+        "abandoned": [branch._asdict() for branch in run.recording.abandoned],
         "facts": asdict(facts(run.recording)),
         "findings": [asdict(finding) for finding in run.findings],
         "suggestion": {

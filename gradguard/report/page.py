@@ -29,6 +29,7 @@ def page(found: Found, *, view: View) -> str:
         title=named([run.label for run in found.runs]),
         runs=found.runs,
         facts=words.fact_rows(found.runs).items(),
+        history=words.history,
         suggested=words.suggested,
         pictures=[
             [_picture(*place) for place in spanned(row)]

@@ -64,13 +64,17 @@ def layers_tables(run: Run, view: View) -> list[Table]:
 
 
 def health(run: Run) -> Group:
-    """Return what is the matter with a run, and the threshold it speaks for."""
+    """Return what is the matter with a run, what it leaves out, and its threshold."""
     return Group(
         *(
             finding_lines(finding.severity, f"{finding} {finding.advice}")
             for finding in run.findings
         ),
         *([] if run.findings else [Padding("Nothing found.", (0, 0, 0, 2))]),
+        *(
+            Padding(Text(sentence, style="dim"), (0, 0, 0, 2))
+            for sentence in words.history(run)
+        ),
         Padding(Text(words.suggested(run)), (0, 0, 1, 2)),
     )
 

@@ -51,6 +51,11 @@ def clipping(run: Run) -> str:
     return run.recording.clipping
 
 
+def history(run: Run) -> list[str]:
+    """Return a sentence on the steps that training went back behind, if it did."""
+    return [run.recording.left_out] if run.recording.left_out else []
+
+
 def left_out(found: Found) -> list[str]:
     """Return a sentence for each directory that could not be reported."""
     return [f"{directory} {reason}." for directory, reason in found.left_out]

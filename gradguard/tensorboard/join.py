@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gradguard.records.recording import ClipInForce, Epochs, Recording
+from gradguard.records.recording import (
+    Abandoned,
+    ClipInForce,
+    Epochs,
+    Recording,
+)
 from gradguard.records.records import MISSING, Floats, Records, from_stored
 from gradguard.records.schema import Schema
 
@@ -18,14 +23,21 @@ class Write(NamedTuple):
     Attributes:
         schema: What the columns mean.
         steps: Optimizer steps completed before each, `[K]`.
-        norms: Before and after, `[K, P, 2]`; negative where there is no gradient.
-        loss: `[K]`.
+        norms: Before and after, `[K, P, 2]`; negative where there is no gradient. None
+            of them where only the steps are of interest.
+        loss: `[K]`, or none.
     """
 
     schema: Schema
     steps: NDArray[np.int64]
-    norms: Floats
-    loss: Floats
+    norms: Floats = np.empty((0, 0, 2), np.float32)
+    loss: Floats = np.empty(0, np.float32)
+
+    def cut(self, size: int) -> "Write":
+        """Return its first steps only."""
+        return Write(
+            self.schema, self.steps[:size], self.norms[:size], self.loss[:size]
+        )
 
 
 class EpochWrite(NamedTuple):
@@ -42,19 +54,25 @@ class EpochWrite(NamedTuple):
     values: Floats
 
 
-def join(writes: list[Write], epoch_writes: Sequence[EpochWrite] = ()) -> Recording:
+def join(
+    writes: list[Write],
+    epoch_writes: Sequence[EpochWrite] = (),
+    abandoned: tuple[Abandoned, ...] = (),
+) -> Recording:
     """Put one optimizer's writes in order, over the union of their parameters.
 
     Args:
         writes: At least one, in the order they were made: of a step written twice, the
             last counts.
         epoch_writes: The same of statistics by epoch, if there are any.
+        abandoned: What was left out of them.
     """
     return Recording(
         _records(writes),
         _clips(writes),
         writes[-1].schema.unoptimized,
         _epochs(epoch_writes) if epoch_writes else None,
+        abandoned,
     )
 
 

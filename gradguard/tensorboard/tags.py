@@ -7,6 +7,9 @@ NORMS = "gradguard/norms"
 STEPS = "gradguard/steps"
 LOSS = "gradguard/loss"
 
+# Tensor: by abandoned branch, its first step and how many steps are void, [B, 2] int64.
+ABANDONED = "gradguard/abandoned"
+
 # Tensors: statistics [E, P, 6] float32, epochs [E] int64.
 EPOCHS = "gradguard/epochs"
 EPOCH_NUMBERS = "gradguard/epoch_numbers"

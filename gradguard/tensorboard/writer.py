@@ -1,5 +1,11 @@
-"""Records in, TensorBoard events out: one event per write, whatever the number of steps."""
+"""Records in, TensorBoard events out: two of them per write, whatever the number of steps.
 
+The scalars are dated by the last of the steps, as TensorBoard draws them. The tensors are
+dated by the first, for of an event that is dated by a step TensorBoard makes void all or
+nothing: whatever it voids holds no step that still counts (`gradguard.tensorboard.history`).
+"""
+
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import (
     DATA_CLASS_TENSOR,
     Summary,
@@ -21,7 +27,10 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from gradguard.records.recording import Epochs
 from gradguard.records.records import Records, to_stored
 from gradguard.records.schema import Schema
-from gradguard.tensorboard import tags
+from gradguard.tensorboard import places, tags
+from gradguard.tensorboard.history import Dated, living, opened_sessions
+from gradguard.tensorboard.join import Write
+from gradguard.tensorboard.reader import chronicle
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -44,29 +53,45 @@ class EventWriter:
 
     Args:
         sink: The file writer of the run's directory.
-        logdir: The run's directory. The runs `before` and `after`, with the scalars per
-            parameter, are made below it.
+        logdir: The run's directory, or its URL. The runs `before` and `after`, with the
+            scalars per parameter, are made below it.
         max_scalars: Largest number of parameters to write scalars for.
     """
 
-    def __init__(self, sink: EventSink, logdir: Path, max_scalars: int) -> None:
+    def __init__(self, sink: EventSink, logdir: str | Path, max_scalars: int) -> None:
         self._sink = sink
-        self._logdir = logdir
+        self._logdir = os.fspath(logdir)
         self._max_scalars = max_scalars
         self._described: set[str] = set()
         self._moments: dict[str, EventFileWriter] = {}
+        self._past: list[Dated] | None = None
+        self._joined: set[str] = set()
+        self._written: tuple[str, int] | None = None
 
     def write(
-        self, schema: Schema, records: Records, scalars: Mapping[str, float]
+        self,
+        schema: Schema,
+        records: Records,
+        scalars: Mapping[str, float],
+        *,
+        since: int | None = None,
     ) -> None:
-        """Write `K` steps as one event, dated by the last of them."""
+        """Write `K` steps.
+
+        Args:
+            schema: What the columns of the records mean.
+            records: The steps.
+            scalars: What is dated by the last of them, by tag.
+            since: Where the interval began, if its first step is not among them.
+        """
         step = int(records.steps[-1])
-        arrays: Arrays = {
-            tags.NORMS: to_stored(records),
-            tags.STEPS: records.steps,
-            tags.LOSS: records.loss,
-        }
-        self._add(step, [*_scalars(scalars), *self._tensors(schema, arrays)])
+        # What failed below is tried again as a whole: here it may have succeeded.
+        if self._written != (schema.optimizer, step):
+            first = int(records.steps[0])
+            if scalars:
+                self._sink.add_event(_event(step, list(_scalars(scalars))))
+            self._write_tensors(schema, records, first if since is None else since)
+            self._written = (schema.optimizer, step)
         if len(schema.names) > self._max_scalars:
             return
         present = ~records.missing[-1]
@@ -79,12 +104,18 @@ class EventWriter:
             self._moment(run).add_event(_event(step, list(_scalars(shown))))
 
     def write_epochs(self, schema: Schema, epochs: Epochs, step: int) -> None:
-        """Write statistics by epoch as one event, dated by the updates completed."""
+        """Write statistics by epoch as one event, dated by the last update completed.
+
+        Args:
+            schema: What the columns of the statistics mean.
+            epochs: The statistics.
+            step: Updates completed.
+        """
         arrays: Arrays = {
             tags.EPOCHS: epochs.values,
             tags.EPOCH_NUMBERS: epochs.epochs,
         }
-        self._add(step, list(self._tensors(schema, arrays)))
+        self._add(max(0, step - 1), list(self._tensors(schema, arrays)))
 
     def flush(self) -> None:
         """Wait until everything written is in the files."""
@@ -103,9 +134,40 @@ class EventWriter:
         # Not before: an event that could not be added will be, with its description.
         self._described |= {value.tag for value in values}
 
+    def _write_tensors(self, schema: Schema, records: Records, since: int) -> None:
+        arrays: dict[str, NDArray[np.generic]] = {
+            tags.NORMS: to_stored(records),
+            tags.STEPS: records.steps,
+            tags.LOSS: records.loss,
+        }
+        if self._past is None:
+            self._past = self._read_past()
+        if schema.optimizer not in self._joined:
+            since, abandoned = _seam(self._past, Write(schema, records.steps), since)
+            if abandoned.size:
+                # The data server forgets what is void, and with it that there was any.
+                arrays[tags.ABANDONED] = abandoned
+        self._add(since, list(self._tensors(schema, arrays)))
+        self._joined.add(schema.optimizer)
+
+    def _read_past(self) -> list[Dated]:
+        """Return what stands in the run's directory, without the norms."""
+        self._sink.flush()
+        try:
+            return chronicle(self._logdir, norms=False)
+        except Exception:  # damaged, newer, out of reach: training goes on without
+            return []
+
     def _moment(self, run: str) -> EventFileWriter:
         if run not in self._moments:
-            self._moments[run] = EventFileWriter(str(self._logdir / run))
+            writer = EventFileWriter(places.below(self._logdir, run))
+            # Where the logger has TensorBoard purge the run, this one goes along.
+            for event in opened_sessions(self._past or []):
+                session = SessionLog(status=SessionLog.START)
+                writer.add_event(
+                    Event(wall_time=time.time(), step=event.step, session_log=session)
+                )
+            self._moments[run] = writer
         return self._moments[run]
 
     def _tensors(self, schema: Schema, arrays: Arrays) -> Iterator[Summary.Value]:
@@ -114,6 +176,14 @@ class EventWriter:
             tag = schema.tag(kind)
             metadata = None if tag in self._described else _metadata(schema)
             yield Summary.Value(tag=tag, tensor=_tensor(array), metadata=metadata)
+
+
+def _seam(past: list[Dated], write: Write, since: int) -> tuple[int, NDArray[np.int64]]:
+    """Return from which step on a first write makes the past void, and what of it is."""
+    events = [event for event in past if event.is_of(write.schema.optimizer)]
+    since = min([since, *(event.step for event in opened_sessions(events))])
+    abandoned = living([*events, Dated(0.0, since, write)]).abandoned
+    return since, np.array(abandoned, np.int64)
 
 
 def _metadata(schema: Schema) -> SummaryMetadata:

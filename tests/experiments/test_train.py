@@ -5,7 +5,9 @@ import io
 import math
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from rich.console import Console
@@ -14,6 +16,7 @@ from gradguard.cli.summary import show
 from gradguard.errors import ConfigError
 from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import Outcome, run
+from gradguard.experiments.version import ClaimingLogger
 from gradguard.health.diagnosis import diagnose
 from gradguard.tensorboard.reader import read_run
 from tests.support.command_line import started
@@ -21,7 +24,10 @@ from tests.support.processes import wait_until
 
 
 def trained(
-    log_dir: Path, *assignments: str, config: str, resume: Path | None = None
+    log_dir: Path | str,
+    *assignments: str,
+    config: str,
+    resume: Path | str | None = None,
 ) -> Outcome:
     experiment = resolve(
         config=config,
@@ -85,6 +91,72 @@ def test_runs_of_one_experiment_stand_side_by_side(tmp_path: Path) -> None:
     outcomes = [trained(tmp_path, "trainer.max_steps=1", config="srn") for _ in "ab"]
 
     assert [outcome.run_dir.name for outcome in outcomes] == ["version_0", "version_1"]
+
+
+def claimed(runs: Path, start: Barrier) -> str:
+    logger = ClaimingLogger(runs, name="srn")
+    start.wait()
+    return Path(logger.log_dir).name
+
+
+def test_loggers_that_start_together_claim_a_version_each(tmp_path: Path) -> None:
+    together = 8
+    start = Barrier(together)
+
+    with ThreadPoolExecutor(together) as pool:
+        versions = list(pool.map(claimed, [tmp_path] * together, [start] * together))
+
+    assert sorted(versions) == [f"version_{i}" for i in range(together)]
+    assert {path.name for path in (tmp_path / "srn").iterdir()} == {*versions}
+
+
+def test_what_is_called_like_the_next_version_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "srn").mkdir()
+    (tmp_path / "srn" / "version_0").touch()
+
+    assert claimed(tmp_path, Barrier(1)) == "version_1"
+
+
+def test_trainings_that_start_together_write_a_run_each(tmp_path: Path) -> None:
+    options = ("--config", "srn", "--log-dir", tmp_path, "--set", "trainer.max_steps=1")
+    processes = [started("train", *options) for _ in "ab"]
+
+    said = [process.communicate()[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], said
+    for version in ("version_0", "version_1"):
+        assert read_run(tmp_path / "srn" / version).steps.tolist() == [0]
+
+
+def test_directory_of_home_and_of_a_variable_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    for log_dir in ("~/runs", "$HOME/runs", f"file://{tmp_path}/runs"):
+        outcome = trained(log_dir, "trainer.max_steps=1", config="srn")
+        assert outcome.run_dir.parent == tmp_path / "runs" / "srn"
+
+    again = trained(
+        "~/runs",
+        "trainer.max_steps=2",
+        config="srn",
+        resume="~/runs/srn/version_0/checkpoints/last.ckpt",
+    )
+    assert again.records.steps.tolist() == [1]
+    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+
+
+def test_log_dir_that_is_elsewhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"'memory://runs' is not on this machine"):
+        trained("memory://runs", config="srn")
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_same_seed_gives_the_same_gradients(clipped: Outcome, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def pictures(browser: webdriver.Chrome) -> list[dict[str, Any]]:
 
 
 def one(recording: Recording) -> Run:
-    return Run("run", Path("run"), "", recording)
+    return Run("run", "run", "", recording)
 
 
 def by_key(*runs: Run, shown: View | None = None) -> list[dict[str, Panel]]:

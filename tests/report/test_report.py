@@ -305,6 +305,7 @@ def test_document_is_json_with_its_schema(diverged: Path, clipped: Path) -> None
             "optimizer",
             "clips",
             "unoptimized",
+            "abandoned",
             "facts",
             "findings",
             "suggestion",

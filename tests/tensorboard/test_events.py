@@ -68,7 +68,7 @@ def test_tensorboard_finds_the_tensors_under_the_plugin(tmp_path: Path) -> None:
     content = accumulator.PluginTagToContent(tags.PLUGIN)[norms_tag]
     assert Schema.decode(content) == schema
     (event,) = accumulator.Tensors(norms_tag)
-    assert event.step == 4
+    assert event.step == 0
     assert [dim.size for dim in event.tensor_proto.tensor_shape.dim] == [5, 3, 2]
 
 

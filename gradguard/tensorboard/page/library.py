@@ -14,8 +14,9 @@ from gradguard.records.recording import STATISTICS, Epochs, Recording
 from gradguard.records.records import Doubles, Floats, Records
 from gradguard.records.schema import Schema
 from gradguard.tensorboard import tags
-from gradguard.tensorboard.join import EpochWrite, Write, join
-from gradguard.tensorboard.page.events import in_order
+from gradguard.tensorboard.history import living, merged
+from gradguard.tensorboard.join import join
+from gradguard.tensorboard.page.events import epoch_events, told, write_events
 
 # A run's norms beyond this are sampled, write by write: the data server sends at most
 # 256 MiB at once, and reading takes four times as much memory as is read.
@@ -141,6 +142,8 @@ class Library:
         listed: dict[Source, list[tuple[Schema, Any]]] = {}
         for run, described in series.items():
             for tag, description in described.items():
+                if description.max_wall_time is None:  # purged, all of it
+                    continue
                 if schema := _schema(tag, description.plugin_content):
                     source = Source(run, schema.optimizer)
                     listed.setdefault(source, []).append((schema, description))
@@ -168,6 +171,7 @@ class Library:
         try:
             steps, loss = tensors(tags.STEPS), tensors(tags.LOSS)
             norms = tensors(tags.NORMS, _affordable(schemas, steps, width=2))
+            gone = tensors(tags.ABANDONED)
             numbers = tensors(tags.EPOCH_NUMBERS)
             width = len(STATISTICS)
             most = _affordable(schemas, numbers, width=width)
@@ -176,18 +180,21 @@ class Library:
             raise NotFoundError(
                 f"the records of {_named(source)} are damaged: {error}."
             ) from error
-        writes = [
-            Write(schema, *arrays)
-            for schema, arrays in in_order(schemas, (steps, norms, loss), width=2)
+        streams = [
+            *write_events(schemas, steps=steps, norms=norms, loss=loss),
+            *epoch_events(schemas, numbers=numbers, values=epochs, width=width),
         ]
+        kept = living(merged(streams))
+        writes = [write for write in kept.writes if len(write.norms)]
         if not writes:
             raise NotFoundError(f"no record of {_named(source)} is readable.")
-        by_epoch = [
-            EpochWrite(schema, *arrays)
-            for schema, arrays in in_order(schemas, (numbers, epochs), width=width)
-        ]
-        recording = join(writes, by_epoch)
-        return LoadedRun(recording, sum(map(len, steps.values())), len(writes))
+        abandoned = told(schemas, gone)
+        recording = join(
+            writes,
+            kept.epoch_writes,
+            kept.abandoned if abandoned is None else abandoned,
+        )
+        return LoadedRun(recording, len(kept.writes), len(writes))
 
     def _forget_but(self, key: tuple[str, Source, float]) -> None:
         """Drop older versions of a run just read, then the longest unused runs."""

@@ -40,6 +40,7 @@ def summary(run: LoadedRun) -> dict[str, Any]:
         "recorded": len(records.steps),
         "writes": run.writes,
         "writes_read": run.writes_read,
+        "left_out": run.recording.left_out,
         "clips": [clip(in_force) for in_force in run.recording.clips],
         "clip_fraction": records.clip_fraction,
         "nonfinite_steps": int(records.nonfinite.sum()),

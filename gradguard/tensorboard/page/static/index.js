@@ -106,7 +106,7 @@ async function draw(isNewest) {
   performance.mark("gradguard-heatmap");
   listenToHeatmap();
   await drawLines(shown, columns, isNewest);
-  if (isNewest()) say(sampling(summary));
+  if (isNewest()) say(remarks(summary));
 }
 
 const latest = (among) => among.reduce((a, b) => (b.updated > a.updated ? b : a));
@@ -155,9 +155,9 @@ async function summaryOf(source) {
   return summary;
 }
 
-function sampling({ writes, writes_read }) {
-  if (writes === writes_read) return "";
-  return `This run is too large to read at once: a random ${writes_read} of its ${writes} writes are shown.`;
+function remarks({ writes, writes_read, left_out }) {
+  const sampled = `This run is too large to read at once: a random ${writes_read} of its ${writes} writes are shown.`;
+  return [writes === writes_read ? "" : sampled, left_out].filter(Boolean).join(" ");
 }
 
 function say(text) {
