@@ -92,6 +92,15 @@ def unlisted() -> str:
     )
 
 
+def missed(optimizer: object, wanted: Wanted) -> str:
+    """Return what to say of a step that takes no notice of its closure."""
+    lacks = f"{wanted.asks} had no effect" if wanted.asks else "nothing was recorded"
+    return (
+        f"{type(optimizer).__name__}.step does not call the closure it is given, so "
+        f"{lacks} at its first update; GradGuard takes the next ones as the step begins"
+    )
+
+
 def unseen(optimizer: object, wanted: Wanted) -> str:
     """Return what to say of an optimizer whose parameters change, unseen."""
     lacks = (

@@ -12,6 +12,7 @@ from gradguard.clipping.clipper import Clipper
 from gradguard.clipping.policy import State
 from gradguard.errors import NonFiniteGradientError
 from gradguard.fit.buffer import Buffer
+from gradguard.fit.cautions import missed
 from gradguard.fit.context import FitContext
 from gradguard.fit.parts import Parts
 from gradguard.fit.spikes import SpikeDetector
@@ -51,7 +52,7 @@ class StepRecorder:
         self._fit = fit
         self._policies = fit.wanted.policies
         self._make = make
-        self._updates = Update(self._see_update)
+        self._updates = Update(self._see_update, self._say_missed)
         self._undo: list[Callable[[], None]] = []
         # One for all steps: making it costs as much again.
         self._no_grad = torch.no_grad()
@@ -84,6 +85,10 @@ class StepRecorder:
     def saw_before(self) -> bool:
         """Whether the norms before the coming update are taken."""
         return self._before is not None
+
+    def on_batch_start(self) -> None:
+        """Take it that no step is under way."""
+        self._updates.reset()
 
     def take_before(self, scale: Tensor | None = None) -> None:
         """Take the norms now as those before clipping, divided by the loss scale."""
@@ -217,6 +222,9 @@ class StepRecorder:
             if not self._fit.wanted.observes:
                 raise
             self._fit.trouble(error)
+
+    def _say_missed(self) -> None:
+        self._fit.say(missed(self._optimizer, self._fit.wanted))
 
     def _end_trial(self) -> None:
         if self._set_aside is not None:

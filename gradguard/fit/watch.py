@@ -111,6 +111,8 @@ class Watch:
         self._batch_idx = batch_idx
         if self._moment != ENGINE_STEP and self._adopted != self.fit.trainer.optimizers:
             self._adopt_all()
+        for recorder in self._recorders.values():
+            recorder.on_batch_start()
         if self.fit.wanted.stops:
             self.fit.dump.see_batch_start(batch, batch_idx)
 
