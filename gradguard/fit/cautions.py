@@ -113,6 +113,20 @@ def unseen(optimizer: object, wanted: Wanted) -> str:
     )
 
 
+def unseen_parameters(names: Sequence[str], wanted: Wanted) -> str:
+    """Return what to say of parameters of no optimizer that change all the same."""
+    lacks = (
+        f"{wanted.asks} has no effect on them"
+        if wanted.asks
+        else "they are not recorded"
+    )
+    return (
+        f"GradGuard has seen no update of {named(names)}, which no optimizer of the "
+        f"Trainer holds, though they change, so {lacks}: return an optimizer of them "
+        "from configure_optimizers"
+    )
+
+
 def updates_elsewhere(optimizer: object, names: Sequence[str], wanted: Wanted) -> str:
     """Return what to say of an optimizer that steps where gradguard cannot follow."""
     lacks = (

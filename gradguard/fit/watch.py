@@ -15,9 +15,11 @@ from gradguard.fit.cautions import (
     clips_too,
     no_statistics,
     unseen,
+    unseen_parameters,
     updates_elsewhere,
 )
 from gradguard.fit.context import context
+from gradguard.fit.movement import Movement
 from gradguard.fit.parts import Parts, parts_of, schema_of
 from gradguard.fit.recorder import StepRecorder
 from gradguard.fit.wanted import Wanted
@@ -92,7 +94,7 @@ class Watch:
         self._passed: WeakSet[Optimizer] = WeakSet()
         self._others: list[Optimizer] = []
         self._adopted: list[Optimizer] = []
-        self._versions: dict[Optimizer, int] = {}
+        self._movement: Movement | None = None
         self._batch_idx = 0
         self._batches = 0
         self._undo: list[Callable[[], None]] = []
@@ -115,6 +117,8 @@ class Watch:
             recorder.on_batch_start()
         if self.fit.wanted.stops:
             self.fit.dump.see_batch_start(batch, batch_idx)
+        if not self._batches:
+            self._movement = Movement(self._trainable())
 
     @_harmless
     def on_after_backward(self) -> None:
@@ -253,7 +257,6 @@ class Watch:
 
     def _adopt(self, optimizer: Optimizer) -> None:
         """Start to watch an optimizer, where another left off if it replaces that."""
-        self._versions[optimizer] = _versions(optimizer)
         for other, recorder in list(self._recorders.items()):
             replaced = other not in self._adopted and other not in self._others
             if replaced and _same(parameters_of(optimizer), recorder.parameters):
@@ -320,12 +323,27 @@ class Watch:
         order = [*self._adopted, *self._others] or list(self._recorders)
         return [self._recorders[o] for o in order if o in self._recorders]
 
+    def _trainable(self) -> set[Tensor]:
+        """Return what may be trained, whether an optimizer holds it or not."""
+        held = {p for each in self._recorders.values() for p in each.parameters}
+        return {p for p in held.union(self.fit.names()) if p.requires_grad}
+
     def _say_what_was_not_seen(self) -> None:
-        """Say which optimizers have changed their parameters in no update that was seen."""
-        for optimizer, recorder in self._recorders.items():
-            changed = _versions(optimizer) != self._versions.get(optimizer)
-            if recorder.is_new and changed:
+        """Say what has changed in no update that was seen: optimizers, then parameters."""
+        held = {optimizer: {*r.parameters} for optimizer, r in self._recorders.items()}
+        seen = [held[each] for each, r in self._recorders.items() if not r.is_new]
+        unexplained = self._trainable().difference(*seen)
+        if not unexplained or self._movement is None:
+            return
+        unexplained &= self._movement.moved()
+        for optimizer, parameters in held.items():
+            if parameters & unexplained:
                 self.fit.say(unseen(optimizer, self.fit.wanted))
+        # A copy that is kept up to date, as a target network, has no gradients.
+        free = {p for p in unexplained.difference(*held.values()) if p.grad is not None}
+        names = [name for p, name in self.fit.names().items() if p in free]
+        if names:
+            self.fit.say(unseen_parameters(names, self.fit.wanted))
 
     def _take_all_before_if_complete(self) -> None:
         if gradients_complete(self.fit.trainer, self.fit.module, self._batch_idx):
@@ -376,8 +394,3 @@ class Watch:
 def _same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Whether the same parameters are held, in whatever order."""
     return {*some} == {*others}
-
-
-def _versions(optimizer: Optimizer) -> int:
-    """Return a number that grows whenever a parameter is changed in place."""
-    return sum(parameter._version for parameter in parameters_of(optimizer))
