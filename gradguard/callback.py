@@ -141,6 +141,8 @@ class GradGuard(Callback):
                 "give one of them"
             )
         self._close()  # of a fit that ended without a word
+        if self._trainer is None or self._trainer() is not trainer:
+            self._learned, self._last_steps, self._loaded = [], [], False
         wanted = self._wanted_of(trainer)
         if wanted and not wanted.observes:
             self._rehearsal = Rehearsal(trainer, pl_module, self, wanted)
@@ -218,7 +220,7 @@ class GradGuard(Callback):
             saved = {"learned": saved}
         self._learned = saved.get("learned", [])
         self._last_steps = saved.get("last_steps", [])
-        self._loaded = True
+        self._loaded = self._watch is None
         if self._watch:  # in mid-fit, as tuners do behind their trials
             self._watch.take_up(self._learned, self._last_steps)
 

@@ -95,6 +95,8 @@ class Watch:
         self._others: list[Optimizer] = []
         self._adopted: list[Optimizer] = []
         self._movement: Movement | None = None
+        # Of optimizers that were watched elsewhere, and have not stepped here yet.
+        self._waiting: list[tuple[State, int]] = []
         self._batch_idx = 0
         self._batches = 0
         self._undo: list[Callable[[], None]] = []
@@ -171,18 +173,26 @@ class Watch:
 
     def learned(self) -> list[State]:
         """Return what the policies have learned, by optimizer."""
-        return [recorder.learned() for recorder in self._in_order()]
+        waiting = [learned for learned, _ in self._waiting]
+        return [recorder.learned() for recorder in self._in_order()] + waiting
 
     def last_steps(self) -> list[int]:
         """Return the step recorded last, by optimizer."""
-        return [recorder.last_step for recorder in self._in_order()]
+        waiting = [step for _, step in self._waiting]
+        return [recorder.last_step for recorder in self._in_order()] + waiting
 
     def take_up(self, learned: Sequence[State], last_steps: Sequence[int]) -> None:
         """Go on from where an earlier fit, or a checkpoint of this one, was."""
-        for recorder, state in zip(self._in_order(), learned, strict=False):
-            recorder.take_up(state)
-        for recorder, step in zip(self._in_order(), last_steps, strict=False):
-            recorder.last_step = step
+        steps = [*last_steps, *[-1] * len(learned)]  # none were saved by 0.1.0
+        self._waiting = list(zip(learned, steps, strict=False))
+        for recorder in self._in_order():
+            self._take_up_next(recorder)
+
+    def _take_up_next(self, recorder: StepRecorder) -> None:
+        """Have a recorder go on from what waits for the next one in order."""
+        if self._waiting:
+            learned, recorder.last_step = self._waiting.pop(0)
+            recorder.take_up(learned)
 
     @_harmless
     def _leave(self) -> None:
@@ -301,6 +311,7 @@ class Watch:
             return
         self._others.append(optimizer)
         self._adopt(optimizer)
+        self._take_up_next(self._recorders[optimizer])
 
     def _pass_by(self, optimizer: Optimizer, names: Sequence[str]) -> None:
         self._passed.add(optimizer)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam, Optimizer
 
-from gradguard import ClipNorm, GradGuard
+from gradguard import AutoClip, ClipNorm, GradGuard
 from gradguard.tensorboard.reader import read_optimizers, read_run
 from tests.support.trainers import Twenty, fit, same_weights, trainer
 
@@ -387,3 +387,22 @@ def test_optimizers_made_anew_are_freed(tmp_path: Path) -> None:
 
     gc.collect()
     assert [each() for each in made] == [None, None, None, lightning.optimizers[0]]
+
+
+@pytest.mark.filterwarnings("ignore:no optimizer holds")
+def test_what_is_learned_of_an_unlisted_optimizer_survives_a_checkpoint(
+    tmp_path: Path,
+) -> None:
+    whole, half, rest = Beside(), Beside(), Beside()
+    trainer(tmp_path / "0", GradGuard(AutoClip(50)), max_epochs=2).fit(whole)
+    first = trainer(tmp_path / "1", GradGuard(AutoClip(50)))
+    first.fit(half)
+    first.save_checkpoint(tmp_path / "half.ckpt")
+
+    guard = GradGuard(AutoClip(50))
+    rest.own.load_state_dict(half.own.state_dict())  # Lightning does not know it
+    trainer(tmp_path / "2", guard, max_epochs=2).fit(
+        rest, ckpt_path=tmp_path / "half.ckpt"
+    )
+
+    assert same_weights(rest, whole)
