@@ -104,10 +104,14 @@ class Watch:
         mode = Mode(trainer, module, callback, bool(wanted.policies))
         self._moment = moment_of(mode)
         self._trainer_clips = trainer_clips(mode) if wanted.observes else None
-        if self._moment == ENGINE_STEP:
-            self._listen_to_engine()
-        else:
-            self._listen()
+        try:
+            if self._moment == ENGINE_STEP:
+                self._listen_to_engine()
+            else:
+                self._listen()
+        except BaseException:
+            self._leave()
+            raise
 
     @_harmless
     def on_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -257,13 +261,21 @@ class Watch:
         """Watch the optimizers the Trainer has now, and let go of those it had."""
         self._adopted = list(self.fit.trainer.optimizers)
         for optimizer in self._adopted:
-            if optimizer not in self._recorders and parameters_of(optimizer):
-                self._adopt(optimizer)
+            self._adopt_if_new(optimizer)
         for optimizer in list(self._recorders):
             if optimizer not in [*self._adopted, *self._others]:
                 recorder = self._recorders.pop(optimizer)
                 recorder.close()
                 recorder.write()
+
+    def _adopt_if_new(self, optimizer: Optimizer) -> None:
+        try:
+            if optimizer not in self._recorders and parameters_of(optimizer):
+                self._adopt(optimizer)
+        except Exception as error:  # as of one that cannot be hashed
+            if not self.fit.wanted.observes:
+                raise
+            self.fit.trouble(error)
 
     def _adopt(self, optimizer: Optimizer) -> None:
         """Start to watch an optimizer, where another left off if it replaces that."""
@@ -281,10 +293,9 @@ class Watch:
 
     def _meet(self, optimizer: Optimizer) -> None:
         """Watch an optimizer that steps and is none of the Trainer's, if it is of this fit."""
-        if optimizer in self._recorders or optimizer in self._passed:
-            return
         try:
-            self._get_to_know(optimizer)
+            if optimizer not in self._recorders and optimizer not in self._passed:
+                self._get_to_know(optimizer)
         except Exception as error:
             self.fit.trouble(error)
 
@@ -332,12 +343,17 @@ class Watch:
     def _in_order(self) -> list[StepRecorder]:
         """Return the recorders in the order of the Trainer's optimizers, then the others."""
         order = [*self._adopted, *self._others] or list(self._recorders)
-        return [self._recorders[o] for o in order if o in self._recorders]
+        recorders = self._by_identity()
+        return [recorders[id(each)] for each in order if id(each) in recorders]
 
     def _trainable(self) -> set[Tensor]:
         """Return what may be trained, whether an optimizer holds it or not."""
         held = {p for each in self._recorders.values() for p in each.parameters}
         return {p for p in held.union(self.fit.names()) if p.requires_grad}
+
+    def _by_identity(self) -> dict[int, StepRecorder]:
+        """Return the recorders by the `id` of their optimizers, for any can be asked for."""
+        return {id(each): recorder for each, recorder in self._recorders.items()}
 
     def _say_what_was_not_seen(self) -> None:
         """Say what has changed in no update that was seen: optimizers, then parameters."""
@@ -351,7 +367,9 @@ class Watch:
             if parameters & unexplained:
                 self.fit.say(unseen(optimizer, self.fit.wanted))
         # A copy that is kept up to date, as a target network, has no gradients.
-        free = {p for p in unexplained.difference(*held.values()) if p.grad is not None}
+        listed = map(parameters_of, self._adopted)  # also one that cannot be watched
+        unheld = unexplained.difference(*held.values(), *listed)
+        free = {p for p in unheld if p.grad is not None}
         names = [name for p, name in self.fit.names().items() if p in free]
         if names:
             self.fit.say(unseen_parameters(names, self.fit.wanted))
@@ -371,7 +389,7 @@ class Watch:
         self, optimizer: Any, clip_val: float, algorithm: str
     ) -> bool:
         """Clip in the Trainer's place, to the bit as it would; return whether done."""
-        recorder = self._recorders.get(self._unwrapped(optimizer))
+        recorder = self._by_identity().get(id(self._unwrapped(optimizer)))
         if recorder is None or algorithm != "norm":
             return False
         return recorder.clip_for_trainer(clip_val)
@@ -397,7 +415,7 @@ class Watch:
 
     def _unwrapped(self, optimizer: Any) -> Any:
         """Return the optimizer that `self.optimizers()` has wrapped."""
-        if optimizer in self._recorders:
+        if id(optimizer) in self._by_identity():
             return optimizer
         return getattr(optimizer, "optimizer", optimizer)
 
