@@ -24,7 +24,7 @@ from gradguard.gradients.scaling import (
     unscaled,
 )
 from gradguard.hooks.loss_scale import scale_in_force
-from gradguard.hooks.tensor_hooks import BeforeTensorHooks
+from gradguard.hooks.tensor_hooks import BeforeTensorHooks, before_tensor_hooks
 from gradguard.hooks.update import Update
 from gradguard.records.intervals import LOSS_SCALE, threshold_tag
 from gradguard.records.records import MISSING, REFUSED, Records
@@ -43,6 +43,7 @@ class StepRecorder:
 
     Attributes:
         last_step: The step recorded last, -1 before the first.
+        missed_before: Whether the last update came with no norms before it taken.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class StepRecorder:
         self._hooked: BeforeTensorHooks | None = None
         self._recorded = False
         self.last_step = -1
+        self.missed_before = False
         self._open()
 
     @property
@@ -86,9 +88,11 @@ class StepRecorder:
         """Whether the norms before the coming update are taken."""
         return self._before is not None
 
-    def on_batch_start(self) -> None:
-        """Take it that no step is under way."""
+    def on_batch_start(self, *, is_first: bool) -> None:
+        """Take it that no step is under way; look for tensor hooks once an epoch."""
         self._updates.reset()
+        if is_first:
+            self._look_for_hooks()
 
     def take_before(self, scale: Tensor | None = None) -> None:
         """Take the norms now as those before clipping, divided by the loss scale."""
@@ -244,6 +248,11 @@ class StepRecorder:
         self._buffer = Buffer(len(parameters), steps, parameters[0].device)
         self._spikes = SpikeDetector(len(parameters))
 
+    def _look_for_hooks(self) -> None:
+        if self._hooked:
+            self._hooked.close()
+        self._hooked = before_tensor_hooks(self._columns.parameters)
+
     def _keep_up(self) -> None:
         """Start anew where the optimizer holds other parameters by now."""
         if self._columns.are_those_of(self._optimizer):
@@ -308,6 +317,7 @@ class StepRecorder:
         """Return the norms `[P]` before, and as they are now."""
         scale = scale_at_update(self._optimizer)
         now = unscaled(self._columns.row(norms), scale)
+        self.missed_before = self._before is None
         return now if self._before is None else self._before, now
 
     def _keep(self, step: int, before: Tensor, after: Tensor) -> None:

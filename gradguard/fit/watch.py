@@ -25,6 +25,7 @@ from gradguard.fit.recorder import StepRecorder
 from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import parameters_of
 from gradguard.hooks.backward import (
+    RawBackward,
     at_backward_end,
     gradients_complete,
     in_backward,
@@ -100,7 +101,7 @@ class Watch:
         self._batch_idx = 0
         self._batches = 0
         self._undo: list[Callable[[], None]] = []
-        self._forget_raw_backward: Callable[[], None] | None = None
+        self._raw_backward: RawBackward | None = None
         mode = Mode(trainer, module, callback, bool(wanted.policies))
         self._moment = moment_of(mode)
         self._trainer_clips = trainer_clips(mode) if wanted.observes else None
@@ -120,7 +121,7 @@ class Watch:
         if self._moment != ENGINE_STEP and self._adopted != self.fit.trainer.optimizers:
             self._adopt_all()
         for recorder in self._recorders.values():
-            recorder.on_batch_start()
+            recorder.on_batch_start(is_first=batch_idx == 0)
         if self.fit.wanted.stops:
             self.fit.dump.see_batch_start(batch, batch_idx)
         if not self._batches:
@@ -129,9 +130,8 @@ class Watch:
     @_harmless
     def on_after_backward(self) -> None:
         """Take the norms before clipping, if now is the moment."""
-        if self._forget_raw_backward:  # Lightning runs the passes, and has this hook
-            self._forget_raw_backward()
-            self._forget_raw_backward = None
+        if self._raw_backward:
+            self._raw_backward.on_after_backward()
         if self._moment == AFTER_BACKWARD:
             self._take_all_before_if_complete()
 
@@ -151,6 +151,9 @@ class Watch:
         """Note the loss, and write what is due."""
         for recorder in self._recorders.values():
             recorder.on_batch_end(outputs)
+        if self._raw_backward:
+            missed = any(r.missed_before for r in self._recorders.values())
+            self._raw_backward.on_batch_end(missed=missed)
         self._batches += 1
         if self._batches == _PATIENCE * self.fit.trainer.accumulate_grad_batches:
             self._say_what_was_not_seen()
@@ -200,8 +203,8 @@ class Watch:
 
     @_harmless
     def _leave(self) -> None:
-        if self._forget_raw_backward:
-            self._forget_raw_backward()
+        if self._raw_backward:
+            self._raw_backward.close()
         while self._undo:
             self._undo.pop()()
         for recorder in self._recorders.values():
@@ -230,9 +233,7 @@ class Watch:
             act = self._take_all_before_if_complete
             self._undo.append(at_backward_end(self.fit.names(), act))
         elif self._moment == AFTER_BACKWARD and manual:
-            self._forget_raw_backward = at_backward_end(
-                self.fit.names(), self._take_all_before
-            )
+            self._raw_backward = RawBackward(self.fit.names, self._take_all_before)
 
     def _listen_to_engine(self) -> None:
         """Install the one hook there is on DeepSpeed's engine."""
