@@ -127,13 +127,13 @@ def unseen_parameters(names: Sequence[str], wanted: Wanted) -> str:
     )
 
 
-def updates_elsewhere(optimizer: object, names: Sequence[str], wanted: Wanted) -> str:
-    """Return what to say of an optimizer that steps where gradguard cannot follow."""
+def updates_elsewhere(kind: str, names: Sequence[str], wanted: Wanted) -> str:
+    """Return what to say of optimizers that step where gradguard cannot follow."""
     lacks = (
         f"{wanted.asks} has no effect there" if wanted.asks else "that is not recorded"
     )
     return (
-        f"{type(optimizer).__name__} updates {named(names)} "
+        f"{kind} updates {named(names)} "
         "inside the backward pass, or is one of many optimizers that the Trainer does "
         f"not know, so {lacks}: return one optimizer of them all from "
         "configure_optimizers"

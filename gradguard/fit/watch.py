@@ -95,6 +95,8 @@ class Watch:
         self._passed: WeakSet[Optimizer] = WeakSet()
         self._others: list[Optimizer] = []
         self._adopted: list[Optimizer] = []
+        # Names of what optimizers of a kind update, out of reach, since it was said last.
+        self._elsewhere: dict[str, list[str]] = {}
         self._movement: Movement | None = None
         # Of optimizers that were watched elsewhere, and have not stepped here yet.
         self._waiting: list[tuple[State, int]] = []
@@ -154,6 +156,7 @@ class Watch:
         if self._raw_backward:
             missed = any(r.missed_before for r in self._recorders.values())
             self._raw_backward.on_batch_end(missed=missed)
+        self._say_what_is_out_of_reach()
         self._batches += 1
         if self._batches == _PATIENCE * self.fit.trainer.accumulate_grad_batches:
             self._say_what_was_not_seen()
@@ -212,6 +215,7 @@ class Watch:
 
     @_harmless
     def _finish(self) -> None:
+        self._say_what_is_out_of_reach()
         if self._batches:
             self._say_what_was_not_seen()
         if self.fit.loggers:
@@ -327,7 +331,7 @@ class Watch:
 
     def _pass_by(self, optimizer: Optimizer, names: Sequence[str]) -> None:
         self._passed.add(optimizer)
-        self.fit.say(updates_elsewhere(optimizer, names, self.fit.wanted))
+        self._elsewhere.setdefault(type(optimizer).__name__, []).extend(names)
 
     def _parts(self, optimizer: Optimizer) -> Parts:
         clips = self._trainer_clips
@@ -346,6 +350,12 @@ class Watch:
         order = [*self._adopted, *self._others] or list(self._recorders)
         recorders = self._by_identity()
         return [recorders[id(each)] for each in order if id(each) in recorders]
+
+    def _say_what_is_out_of_reach(self) -> None:
+        """Say it of all optimizers of a kind at once: some libraries have very many."""
+        while self._elsewhere:
+            kind, names = self._elsewhere.popitem()
+            self.fit.say(updates_elsewhere(kind, names, self.fit.wanted))
 
     def _trainable(self) -> set[Tensor]:
         """Return what may be trained, whether an optimizer holds it or not."""

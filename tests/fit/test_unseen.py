@@ -254,7 +254,10 @@ class ByHand(Manual):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (InBackward, "SGD updates second.bias inside the backward pass"),
+        (
+            InBackward,
+            "SGD updates second.bias and second.weight inside the backward pass",
+        ),
         (ByHand, "seen no update of SGD with a gradient, though its parameters change"),
     ],
 )
