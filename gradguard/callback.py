@@ -18,6 +18,9 @@ from gradguard.guard.gate import Action
 
 _CHECKPOINT_KEY = "gradguard"
 
+# What Lightning binds to every callback as a fit begins, and with it the whole model.
+_OF_THE_MODULE = frozenset({"log", "log_dict"})
+
 
 class GradGuard(Callback):
     """Record every parameter's gradient L2 norm before and after clipping.
@@ -233,18 +236,23 @@ class GradGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._close()  # Lightning calls no other hook on this way out
+        self._let_go()
 
     @override
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
         self._close()  # and only this one when the tuner ends a trial
+        self._let_go()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Lightning binds the module's `log` to every callback during a fit; with it
-        # the whole model would travel along.
         state = {**vars(self), "_watch": None, "_rehearsal": None, "_trainer": None}
-        return {key: state[key] for key in state.keys() - {"log", "log_dict"}}
+        return {key: state[key] for key in state.keys() - _OF_THE_MODULE}
+
+    def _let_go(self) -> None:
+        """Do not keep the module alive beyond the fit."""
+        for name in _OF_THE_MODULE:
+            vars(self).pop(name, None)
 
     def _wanted_of(self, trainer: Trainer) -> Wanted | None:
         """Return what all GradGuards of a Trainer want; None where another one does it."""
