@@ -36,6 +36,7 @@ class Update:
         self._missed = missed
         self._depth = 0
         self._acted = False
+        self._called = False  # the closure of the step under way
         self._ignores_closure = False
 
     @property
@@ -80,7 +81,7 @@ class Update:
             if closure is None and not self._acted:
                 self._now(None)
             return None
-        self._acted = False
+        self._acted = self._called = False
         if closure is None or self._ignores_closure:
             self._now(None)
         if closure is None:
@@ -92,9 +93,8 @@ class Update:
     def leave(self, *_: object) -> None:
         """Note that a step is over: the hook behind a step."""
         self._depth = max(0, self._depth - 1)  # 0 where a step has raised
-        if not (self._depth or self._acted):
+        if not (self._depth or self._acted or self._called or self._ignores_closure):
             self._ignores_closure = True
-            self._acted = True
             self._missed()
 
     def _now(self, result: object) -> None:
@@ -107,7 +107,7 @@ class Update:
 
     def _followed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def closure_then_act() -> Any:
-            self._acted, self._ignores_closure = True, False
+            self._called, self._ignores_closure = True, False
             try:
                 result = closure()
             except BaseException:

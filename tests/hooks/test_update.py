@@ -286,3 +286,19 @@ def test_step_that_raised_does_not_blind_the_next_batch() -> None:
         update.reset()
 
     assert bench.seen == [(1.0, 2.0)] * 2
+
+
+def test_step_of_an_inner_optimizer_within_the_closure_is_seen() -> None:
+    bench = Bench(sgd)
+    inner, update = sgd([bench.w]), Update(bench.look)
+    update.attach(bench.optimizer)
+    update.attach(inner)
+
+    def closure() -> float:
+        bench.closure()
+        inner.step()
+        return bench.closure()
+
+    bench.optimizer.step(closure)
+
+    assert bench.seen == [(1.0, 2.0), (0.5, 1.0)]
