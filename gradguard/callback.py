@@ -19,6 +19,9 @@ from gradguard.guard.gate import Action
 
 _CHECKPOINT_KEY = "gradguard"
 
+# What Lightning binds to every callback as a fit begins, and with it the whole model.
+_OF_THE_MODULE = frozenset({"log", "log_dict"})
+
 
 class GradGuard(Callback):
     """Record every parameter's gradient L2 norm before and after clipping.
@@ -142,6 +145,8 @@ class GradGuard(Callback):
                 "give one of them"
             )
         self._close()  # of a fit that ended without a word
+        if self._trainer is None or self._trainer() is not trainer:
+            self._learned, self._last_steps, self._loaded = [], [], False
         wanted = self._wanted_of(trainer)
         if wanted and not wanted.observes:
             self._rehearsal = Rehearsal(trainer, pl_module, self, wanted)
@@ -225,7 +230,7 @@ class GradGuard(Callback):
             saved = {"learned": saved}
         memory = Memory(**saved)
         self._learned, self._last_steps = memory
-        self._loaded = True
+        self._loaded = self._watch is None
         if self._watch:  # in mid-fit, as tuners do behind their trials
             self._watch.recall(memory)
 
@@ -238,18 +243,23 @@ class GradGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._close()  # Lightning calls no other hook on this way out
+        self._let_go()
 
     @override
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
         self._close()  # and only this one when the tuner ends a trial
+        self._let_go()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Lightning binds the module's `log` to every callback during a fit; with it
-        # the whole model would travel along.
         state = {**vars(self), "_watch": None, "_rehearsal": None, "_trainer": None}
-        return {key: state[key] for key in state.keys() - {"log", "log_dict"}}
+        return {key: state[key] for key in state.keys() - _OF_THE_MODULE}
+
+    def _let_go(self) -> None:
+        """Do not keep the module alive beyond the fit."""
+        for name in _OF_THE_MODULE:
+            vars(self).pop(name, None)
 
     def _wanted_of(self, trainer: Trainer) -> Wanted | None:
         """Return what all GradGuards of a Trainer want; None where another one does it."""

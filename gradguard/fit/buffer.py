@@ -52,7 +52,9 @@ class Buffer:
         if isinstance(loss, Tensor):
             # A copy: the loss may be part of something large, or be changed in place.
             loss = (
-                loss.item() if loss.is_cpu else loss.detach().to(self._device, copy=True)
+                loss.item()
+                if loss.is_cpu
+                else loss.detach().to(self._device, copy=True)
             )
         self._loss[-1] = loss
 

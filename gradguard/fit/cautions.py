@@ -92,6 +92,15 @@ def unlisted() -> str:
     )
 
 
+def missed(optimizer: object, wanted: Wanted) -> str:
+    """Return what to say of a step that takes no notice of its closure."""
+    lacks = f"{wanted.asks} had no effect" if wanted.asks else "nothing was recorded"
+    return (
+        f"{type(optimizer).__name__}.step does not call the closure it is given, so "
+        f"{lacks} at its first update; GradGuard takes the next ones as the step begins"
+    )
+
+
 def unseen(optimizer: object, wanted: Wanted) -> str:
     """Return what to say of an optimizer whose parameters change, unseen."""
     lacks = (
@@ -104,13 +113,27 @@ def unseen(optimizer: object, wanted: Wanted) -> str:
     )
 
 
-def updates_elsewhere(optimizer: object, names: Sequence[str], wanted: Wanted) -> str:
-    """Return what to say of an optimizer that steps where gradguard cannot follow."""
+def unseen_parameters(names: Sequence[str], wanted: Wanted) -> str:
+    """Return what to say of parameters of no optimizer that change all the same."""
+    lacks = (
+        f"{wanted.asks} has no effect on them"
+        if wanted.asks
+        else "they are not recorded"
+    )
+    return (
+        f"GradGuard has seen no update of {named(names)}, which no optimizer of the "
+        f"Trainer holds, though they change, so {lacks}: return an optimizer of them "
+        "from configure_optimizers"
+    )
+
+
+def updates_elsewhere(kind: str, names: Sequence[str], wanted: Wanted) -> str:
+    """Return what to say of optimizers that step where gradguard cannot follow."""
     lacks = (
         f"{wanted.asks} has no effect there" if wanted.asks else "that is not recorded"
     )
     return (
-        f"{type(optimizer).__name__} updates {named(names)} "
+        f"{kind} updates {named(names)} "
         "inside the backward pass, or is one of many optimizers that the Trainer does "
         f"not know, so {lacks}: return one optimizer of them all from "
         "configure_optimizers"

@@ -12,6 +12,7 @@ from gradguard.clipping.clipper import Clipper
 from gradguard.clipping.policy import State
 from gradguard.errors import NonFiniteGradientError
 from gradguard.fit.buffer import Buffer
+from gradguard.fit.cautions import missed
 from gradguard.fit.context import FitContext
 from gradguard.fit.parts import Parts
 from gradguard.fit.spikes import SpikeDetector
@@ -23,7 +24,7 @@ from gradguard.gradients.scaling import (
     unscaled,
 )
 from gradguard.hooks.loss_scale import scale_in_force
-from gradguard.hooks.tensor_hooks import BeforeTensorHooks
+from gradguard.hooks.tensor_hooks import BeforeTensorHooks, before_tensor_hooks
 from gradguard.hooks.update import Update
 from gradguard.records.intervals import LOSS_SCALE, threshold_tag
 from gradguard.records.records import MISSING, REFUSED, Records
@@ -43,6 +44,7 @@ class StepRecorder:
     Attributes:
         optimizer: Whose steps; another one after `hand_over`.
         last_step: The step recorded last, -1 before the first.
+        missed_before: Whether the last update came with no norms before it taken.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class StepRecorder:
         self._fit = fit
         self._policies = fit.wanted.policies
         self._make = make
-        self._updates = Update(self._see_update)
+        self._updates = Update(self._see_update, self._say_missed)
         self._undo: list[Callable[[], None]] = []
         # One for all steps: making it costs as much again.
         self._no_grad = torch.no_grad()
@@ -64,6 +66,7 @@ class StepRecorder:
         self._hooked: BeforeTensorHooks | None = None
         self._recorded = False
         self.last_step = -1
+        self.missed_before = False
         self._open()
 
     @property
@@ -85,6 +88,12 @@ class StepRecorder:
     def saw_before(self) -> bool:
         """Whether the norms before the coming update are taken."""
         return self._before is not None
+
+    def on_batch_start(self, *, is_first: bool) -> None:
+        """Take it that no step is under way; look for tensor hooks once an epoch."""
+        self._updates.reset()
+        if is_first:
+            self._look_for_hooks()
 
     def take_before(self, scale: Tensor | None = None) -> None:
         """Take the norms now as those before clipping, divided by the loss scale."""
@@ -220,6 +229,9 @@ class StepRecorder:
                 raise
             self._fit.trouble(error)
 
+    def _say_missed(self) -> None:
+        self._fit.say(missed(self.optimizer, self._fit.wanted))
+
     def _end_trial(self) -> None:
         if self._set_aside is not None:
             self.take_up(self._set_aside)
@@ -237,6 +249,11 @@ class StepRecorder:
         steps = self._fit.trainer.log_every_n_steps or _STEPS_PER_WRITE
         self._buffer = Buffer(len(parameters), steps, parameters[0].device)
         self._spikes = SpikeDetector(len(parameters))
+
+    def _look_for_hooks(self) -> None:
+        if self._hooked:
+            self._hooked.close()
+        self._hooked = before_tensor_hooks(self._columns.parameters)
 
     def _keep_up(self) -> None:
         """Start anew where the optimizer holds other parameters by now."""
@@ -302,6 +319,7 @@ class StepRecorder:
         """Return the norms `[P]` before, and as they are now."""
         scale = scale_at_update(self.optimizer)
         now = unscaled(self._columns.row(norms), scale)
+        self.missed_before = self._before is None
         return now if self._before is None else self._before, now
 
     def _keep(self, step: int, before: Tensor, after: Tensor) -> None:

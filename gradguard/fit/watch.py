@@ -21,6 +21,7 @@ from gradguard.fit.recorder import StepRecorder
 from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import parameters_of
 from gradguard.hooks.backward import (
+    RawBackward,
     at_backward_end,
     gradients_complete,
 )
@@ -100,15 +101,19 @@ class Watch:
         self._batch_idx = 0
         self._batches = 0
         self._undo: list[Callable[[], None]] = []
-        self._forget_raw_backward: Callable[[], None] | None = None
+        self._raw_backward: RawBackward | None = None
         mode = Mode(trainer, module, callback, bool(wanted.policies))
         self._moment = moment_of(mode)
         self._trainer_clips = trainer_clips(mode) if wanted.observes else None
         self.books = Books(self.fit, self._trainer_clips)
-        if self._moment == ENGINE_STEP:
-            self._listen_to_engine()
-        else:
-            self._listen()
+        try:
+            if self._moment == ENGINE_STEP:
+                self._listen_to_engine()
+            else:
+                self._listen()
+        except BaseException:
+            self._leave()
+            raise
 
     @_harmless
     def on_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -116,15 +121,18 @@ class Watch:
         self._batch_idx = batch_idx
         if self._moment != ENGINE_STEP:
             self.books.keep_up()
+        for recorder in self.books:
+            recorder.on_batch_start(is_first=batch_idx == 0)
         if self.fit.wanted.stops:
             self.fit.dump.see_batch_start(batch, batch_idx)
+        if not self._batches:
+            self.books.look_at_parameters()
 
     @_harmless
     def on_after_backward(self) -> None:
         """Take the norms before clipping, if now is the moment."""
-        if self._forget_raw_backward:  # Lightning runs the passes, and has this hook
-            self._forget_raw_backward()
-            self._forget_raw_backward = None
+        if self._raw_backward:
+            self._raw_backward.on_after_backward()
         if self._moment == AFTER_BACKWARD:
             self._take_all_before_if_complete()
 
@@ -144,6 +152,10 @@ class Watch:
         """Note the loss, and write what is due."""
         for recorder in self.books:
             recorder.on_batch_end(outputs)
+        if self._raw_backward:
+            missed = any(recorder.missed_before for recorder in self.books)
+            self._raw_backward.on_batch_end(missed=missed)
+        self.books.say_what_is_out_of_reach()
         self._batches += 1
         if self._batches == _PATIENCE * self.fit.trainer.accumulate_grad_batches:
             self.books.say_what_was_not_seen()
@@ -182,8 +194,8 @@ class Watch:
 
     @_harmless
     def _leave(self) -> None:
-        if self._forget_raw_backward:
-            self._forget_raw_backward()
+        if self._raw_backward:
+            self._raw_backward.close()
         while self._undo:
             self._undo.pop()()
         for recorder in self.books:
@@ -191,6 +203,7 @@ class Watch:
 
     @_harmless
     def _finish(self) -> None:
+        self.books.say_what_is_out_of_reach()
         if self._batches:
             self.books.say_what_was_not_seen()
         if self.fit.loggers:
@@ -212,9 +225,7 @@ class Watch:
             act = self._take_all_before_if_complete
             self._undo.append(at_backward_end(self.fit.names(), act))
         elif self._moment == AFTER_BACKWARD and manual:
-            self._forget_raw_backward = at_backward_end(
-                self.fit.names(), self._take_all_before
-            )
+            self._raw_backward = RawBackward(self.fit.names, self._take_all_before)
 
     def _listen_to_engine(self) -> None:
         """Install the one hook there is on DeepSpeed's engine."""
@@ -229,7 +240,7 @@ class Watch:
         columns = Fragments(engine, fit.names())
         parts = Parts(columns, schema_of(columns, fit, label=""))
         recorder = StepRecorder(engine.optimizer, fit, lambda _: parts)
-        self.books.add(engine.optimizer, recorder)
+        self.books.add(recorder)
 
         def before(scale: Tensor) -> None:
             recorder.take_before(scale)
@@ -280,6 +291,6 @@ class Watch:
 
     def _unwrapped(self, optimizer: Any) -> Any:
         """Return the optimizer that `self.optimizers()` has wrapped."""
-        if optimizer in self.books:
+        if self.books.get(optimizer):
             return optimizer
         return getattr(optimizer, "optimizer", optimizer)

@@ -41,6 +41,61 @@ def at_backward_end(
     return undo
 
 
+class RawBackward:
+    """Call `act` at the end of the backward passes that Lightning is not told of.
+
+    All passes are listened to in the first batch, and later ones if any was run past
+    Lightning, by `loss.backward()`; else they are left alone, for they cost.
+
+    Args:
+        parameters: Gives what passes are to reach.
+        act: What to do.
+    """
+
+    def __init__(
+        self, parameters: Callable[[], Iterable[Tensor]], act: Callable[[], None]
+    ) -> None:
+        self._parameters = parameters
+        self._act = act
+        self._untold = False
+        self._any_raw = False
+        self._undo: Callable[[], None] | None = None
+        self.listen()
+
+    def listen(self) -> None:
+        """Listen, if that is not done already."""
+        if self._undo is None:
+            self._undo = at_backward_end(self._parameters(), self._note)
+
+    def on_after_backward(self) -> None:
+        """Note that Lightning has run the pass that ended last."""
+        self._untold = False
+
+    def on_batch_end(self, *, missed: bool) -> None:
+        """Go on to listen only if there is reason to.
+
+        Args:
+            missed: Whether an update had no pass ahead of it that was seen.
+        """
+        self._any_raw |= self._untold or missed
+        self._untold = False
+        if self._any_raw:
+            self.listen()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._undo:
+            self._undo()
+        self._undo = None
+
+    def _note(self) -> None:
+        self._any_raw |= self._untold
+        self._untold = True
+        self._act()
+
+
 def gradients_complete(trainer: Any, module: Any, batch_idx: int) -> bool:
     """Whether the backward pass just run was the last one before the update."""
     if not module.automatic_optimization:

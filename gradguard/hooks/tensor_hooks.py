@@ -12,7 +12,7 @@ from gradguard.gradients.norms import Gradients
 
 def has_tensor_hooks(parameter: Tensor) -> bool:
     """Whether somebody has put a hook on a parameter that may change its gradient."""
-    return bool(parameter._backward_hooks)
+    return bool(parameter._backward_hooks) and parameter.requires_grad
 
 
 class BeforeTensorHooks:

@@ -1,6 +1,8 @@
 """*After*: the instant before an optimizer changes its parameters, in every way to step."""
 
 from collections.abc import Callable
+from functools import wraps
+from types import MethodType
 from typing import Any
 from weakref import ref
 
@@ -23,12 +25,19 @@ class Update:
         act: Sees final gradients and parameters that are not updated yet; for
             optimizers that evaluate several times per step (LBFGS), once each. Given
             what the closure returned, the loss; None where there was no closure.
+        missed: Told once that a step took no notice of its closure, so that its update
+            was not seen; the next ones are, as the step is entered.
     """
 
-    def __init__(self, act: Callable[[Any], None]) -> None:
+    def __init__(
+        self, act: Callable[[Any], None], missed: Callable[[], None] = lambda: None
+    ) -> None:
         self._act = act
+        self._missed = missed
         self._depth = 0
         self._acted = False
+        self._called = False  # the closure of the step under way
+        self._ignores_closure = False
 
     @property
     def is_running(self) -> bool:
@@ -41,7 +50,8 @@ class Update:
         Args:
             optimizer: Any, also one that never called `Optimizer.__init__`.
         """
-        if not getattr(type(optimizer).step, "hooked", False):
+        # Of the instance: somebody may have given it a `step` of its own.
+        if not getattr(optimizer.step, "hooked", False):
             return _shadow_step(optimizer, self)
         handles = (
             optimizer.register_step_pre_hook(self.enter),
@@ -53,6 +63,10 @@ class Update:
                 handle.remove()
 
         return undo
+
+    def reset(self) -> None:
+        """Forget a step under way: between batches none is, whatever one has raised."""
+        self._depth = 0
 
     def enter(
         self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -67,9 +81,10 @@ class Update:
             if closure is None and not self._acted:
                 self._now(None)
             return None
-        self._acted = False
-        if closure is None:
+        self._acted = self._called = False
+        if closure is None or self._ignores_closure:
             self._now(None)
+        if closure is None:
             return None
         if position:
             return (args[0], self._followed(closure), *args[2:]), kwargs
@@ -78,6 +93,9 @@ class Update:
     def leave(self, *_: object) -> None:
         """Note that a step is over: the hook behind a step."""
         self._depth = max(0, self._depth - 1)  # 0 where a step has raised
+        if not (self._depth or self._acted or self._called or self._ignores_closure):
+            self._ignores_closure = True
+            self._missed()
 
     def _now(self, result: object) -> None:
         self._acted = True
@@ -89,6 +107,7 @@ class Update:
 
     def _followed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def closure_then_act() -> Any:
+            self._called, self._ignores_closure = True, False
             try:
                 result = closure()
             except BaseException:
@@ -111,21 +130,32 @@ def at_any_step(act: Callable[[Optimizer], None]) -> Callable[[], None]:
 
 def _shadow_step(optimizer: Optimizer, update: Update) -> Callable[[], None]:
     """Do as the hooks do for an optimizer torch has not hooked: wrap its `step`."""
-    step = optimizer.step
+    given, step = vars(optimizer).get("step"), optimizer.step
+    shadowed, observes = ref(optimizer), True
 
-    def observed_step(*args: Any, **kwargs: Any) -> Any:
-        changed = update.enter(optimizer, (optimizer, *args), kwargs)
-        (_, *args_), kwargs = changed or ((optimizer, *args), kwargs)
+    @wraps(step)  # a scheduler of learning rates has left a mark on it
+    def observed_step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if self is not shadowed():  # a copy, which has the method of its class
+            return type(self).step(self, *args, **kwargs)
+        if not observes:  # and yet called, by whoever has wrapped it meanwhile
+            return step(*args, **kwargs)
+        changed = update.enter(self, (self, *args), kwargs)
+        (_, *args_), kwargs = changed or ((self, *args), kwargs)
         try:
             return step(*args_, **kwargs)
         finally:
             update.leave()
 
-    vars(optimizer)["step"] = observed_step
-    shadowed = ref(optimizer)
+    # A method, as schedulers expect and as copies and pickles can be made of.
+    vars(optimizer)["step"] = method = MethodType(observed_step, optimizer)
 
     def undo() -> None:
-        if (found := shadowed()) is not None:
-            vars(found).pop("step", None)
+        nonlocal observes
+        observes = False
+        found = shadowed()
+        if found is not None and vars(found).get("step") == method:
+            del vars(found)["step"]
+            if given is not None:
+                vars(found)["step"] = given
 
     return undo

@@ -1,6 +1,7 @@
 """At home in other people's code: what they do to callbacks, and how fits can end."""
 
 import copy
+import gc
 import itertools
 import pickle
 import signal
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from gradguard import ClipNorm, GradGuard
+from gradguard import AdaGC, ClipNorm, GradGuard
 from gradguard.tensorboard.reader import read_run
 from tests.support.event_files import events
 from tests.support.modules import (
@@ -334,3 +336,26 @@ def test_steps_run_again_after_a_crash_are_recorded_once(tmp_path: Path) -> None
 
     assert crashed == list(range(5))
     assert read_run(tmp_path / "run").steps.tolist() == list(range(NUM_BATCHES))
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        GradGuard,
+        partial(GradGuard, AdaGC(), on_nonfinite="skip", layer_statistics=True),
+    ],
+    ids=["observes", "clips"],
+)
+def test_callback_that_is_kept_keeps_no_model_alive(
+    tmp_path: Path, guard: Callable[[], GradGuard]
+) -> None:
+    kept = guard()
+    runner, model = trainer(tmp_path, kept), Net()
+    runner.fit(model)
+    held = ref(model), ref(runner), ref(model.first.weight), ref(runner.optimizers[0])
+
+    del model, runner
+    gc.collect()
+
+    assert kept._learned
+    assert [each() for each in held] == [None] * len(held)

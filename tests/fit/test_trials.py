@@ -144,3 +144,32 @@ def test_fit_behind_a_trial_begins_at_step_zero(tmp_path: Path) -> None:
     records = read_run(tmp_path / "run")
     assert records.steps.tolist() == list(range(6))
     assert records.total_after.max() <= MAX_NORM * (1 + 1e-4)
+
+
+def learned_anew(path: Path, guard: GradGuard) -> bool:
+    """Whether a guard learns in another Trainer what a new one learns."""
+    expected = GradGuard(AutoClip(50))
+    trainer(path / "new", expected).fit(Tuned(12))
+    trainer(path / "used", guard).fit(Tuned(12))
+    return repr(guard._learned) == repr(expected._learned)
+
+
+def test_trials_in_mid_fit_are_no_checkpoint_for_the_next_trainer(
+    tmp_path: Path,
+) -> None:
+    guard = GradGuard(AutoClip(50))
+    fitted(tmp_path, guard)
+
+    assert learned_anew(tmp_path, guard)
+
+
+def test_trials_ahead_of_a_fit_do_not_carry_over_from_another_trainer(
+    tmp_path: Path,
+) -> None:
+    guard = GradGuard(AutoClip(50))
+    trainer(tmp_path / "first", guard).fit(Tuned(40))
+    second, model = trainer(tmp_path / "second", guard), Tuned(12)
+    Tuner(second).lr_find(model, num_training=10, early_stop_threshold=None)
+    second.fit(model)
+
+    assert guard._learned[0]["0.AutoClip"]["seen"] == 6

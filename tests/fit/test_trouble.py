@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
+from torch.optim import SGD
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from gradguard import ClipNorm, GradGuard
 from gradguard.gradients.norms import Gradients
@@ -252,3 +254,58 @@ def test_dump_that_cannot_be_saved_does_not_keep_the_step_from_being_skipped(
         trainer(tmp_path, guard).fit(model := Bad())
 
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+class Unhashable(SGD):
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = None  # type: ignore[assignment] # as of a dataclass
+
+
+def test_optimizer_that_cannot_be_hashed_is_watched(tmp_path: Path) -> None:
+    model = Twenty()
+    model.optimizer = lambda parameters: Unhashable(parameters, 0.05)
+
+    fit(tmp_path, GradGuard(), model=model)
+
+    assert len(read_run(tmp_path / "run").steps) == 20
+
+
+class Closed(SGD):
+    def register_step_pre_hook(self, hook: Any) -> Any:
+        raise TypeError("no hooks, please")
+
+
+def test_optimizer_that_cannot_be_watched_costs_its_records(tmp_path: Path) -> None:
+    def model() -> Twenty:
+        each = Twenty()
+        each.optimizer = lambda parameters: Closed(parameters, 0.05)
+        return each
+
+    with pytest.warns(UserWarning, match="no hooks, please") as said:
+        found = fit(tmp_path, GradGuard(), model=model())
+
+    assert len([one for one in said if "GradGuard" in str(one.message)]) == 1
+    assert same_weights(found, fit(tmp_path / "without", model=model()))
+
+
+def test_frozen_parameter_with_a_hook_is_no_obstacle(tmp_path: Path) -> None:
+    model = Twenty()
+    model.optimizer = lambda _: SGD(model.parameters(), 0.05)
+    model.first.weight.register_hook(lambda gradient: gradient.clamp(-1, 1))  # type: ignore[no-untyped-call]
+    model.first.weight.requires_grad_(False)
+
+    fit(tmp_path, GradGuard(), model=model)
+
+    assert len(read_run(tmp_path / "run").steps) == 20
+
+
+def test_fit_that_cannot_begin_leaves_no_hook(tmp_path: Path) -> None:
+    model = Twenty()
+    model.optimizer = lambda parameters: Closed(parameters, 0.05)
+
+    with pytest.raises(TypeError, match="no hooks, please"):
+        fit(tmp_path, GradGuard(ClipNorm(1.0)), model=model)
+
+    assert not _global_optimizer_pre_hooks

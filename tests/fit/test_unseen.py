@@ -1,8 +1,11 @@
 """Updates past the Trainer's optimizers: seen where they can be, and said where not."""
 
+import gc
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam, Optimizer
 
-from gradguard import ClipNorm, GradGuard
+from gradguard import AutoClip, ClipNorm, GradGuard
 from gradguard.tensorboard.reader import read_optimizers, read_run
 from tests.support.trainers import Twenty, fit, same_weights, trainer
 
@@ -251,7 +254,10 @@ class ByHand(Manual):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (InBackward, "SGD updates second.bias inside the backward pass"),
+        (
+            InBackward,
+            "SGD updates second.bias and second.weight inside the backward pass",
+        ),
         (ByHand, "seen no update of SGD with a gradient, though its parameters change"),
     ],
 )
@@ -312,3 +318,94 @@ def test_optimizer_of_another_model_is_none_of_our_business(tmp_path: Path) -> N
     assert list(read_optimizers(tmp_path / "run")) == [""]
     assert other.weight.grad is not None
     assert other.weight.grad.norm() == pytest.approx(2**0.5)
+
+
+class PastTheCounters(ByHand):
+    """Writes to its weights by `.data`, which torch does not count."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.backward_of(batch)
+        for parameter in held(self.optimizers()):
+            parameter.data.sub_(0.05 * parameter.grad)  # type: ignore[operator] # has one
+
+
+def test_update_past_the_counters_of_torch_is_said(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"no update of SGD.*clip=.*has no effect"):
+        trainer(tmp_path, GradGuard(ClipNorm(1.0))).fit(PastTheCounters())
+
+
+class WithoutOptimizer(Unlisted):
+    """Trains its parameters by hand; a copy of one layer follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = deepcopy(self.second)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.backward_of(batch)
+        for parameter in held(self.own):
+            parameter.data.sub_(0.05 * parameter.grad)  # type: ignore[operator] # has one
+        self.target.load_state_dict(self.second.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:.*configure_optimizers. returned .None.")
+@pytest.mark.filterwarnings("ignore:no optimizer holds")
+def test_update_of_parameters_without_an_optimizer_is_said(tmp_path: Path) -> None:
+    names = "first.weight, second.weight and second.bias"
+
+    with pytest.warns(
+        UserWarning, match=rf"no update of {names}, which.*clip=.*no effect"
+    ):
+        trainer(tmp_path, GradGuard(ClipNorm(1.0))).fit(WithoutOptimizer())
+
+
+class Sharing(Manual):
+    """Two optimizers hold one layer; the second one has not stepped yet."""
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.parameters(), 0.1), SGD(self.second.parameters(), 0.1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.backward_of(batch)
+        self.optimizers()[0].step()  # type: ignore[index]
+
+
+def test_optimizer_whose_parameters_another_one_moves_is_not_complained_about(
+    tmp_path: Path,
+) -> None:
+    trainer(tmp_path, GradGuard(ClipNorm(1.0))).fit(Sharing())
+
+
+def test_optimizers_made_anew_are_freed(tmp_path: Path) -> None:
+    made: list[ref[Optimizer]] = []
+
+    class Anew(Twenty):
+        def on_train_epoch_start(self) -> None:
+            optimizer = Adam(self.parameters(), 0.01)
+            self.trainer.optimizers = [optimizer]
+            made.append(ref(optimizer))
+
+    lightning = trainer(tmp_path, GradGuard(), max_epochs=4)
+    lightning.fit(Anew())
+
+    gc.collect()
+    assert [each() for each in made] == [None, None, None, lightning.optimizers[0]]
+
+
+@pytest.mark.filterwarnings("ignore:no optimizer holds")
+def test_what_is_learned_of_an_unlisted_optimizer_survives_a_checkpoint(
+    tmp_path: Path,
+) -> None:
+    whole, half, rest = Beside(), Beside(), Beside()
+    trainer(tmp_path / "0", GradGuard(AutoClip(50)), max_epochs=2).fit(whole)
+    first = trainer(tmp_path / "1", GradGuard(AutoClip(50)))
+    first.fit(half)
+    first.save_checkpoint(tmp_path / "half.ckpt")
+
+    guard = GradGuard(AutoClip(50))
+    rest.own.load_state_dict(half.own.state_dict())  # Lightning does not know it
+    trainer(tmp_path / "2", guard, max_epochs=2).fit(
+        rest, ckpt_path=tmp_path / "half.ckpt"
+    )
+
+    assert same_weights(rest, whole)

@@ -1,12 +1,17 @@
 """The instant before the update, in every way an optimizer can be stepped."""
 
+import pickle
+from collections import defaultdict
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from gradguard.hooks.update import Update
 
@@ -155,3 +160,145 @@ def test_what_is_done_at_the_update_decides_it() -> None:
     bench.optimizer.step(bench.closure)
 
     assert bench.w.item() == 1.0
+
+
+class Deaf(Optimizer):
+    """Takes no notice of the closure it is given, and writes past torch's counters."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Any = None) -> Any:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data.sub_(0.25 * parameter.grad)
+
+
+def test_step_that_ignores_its_closure_is_seen_from_the_second_one_on() -> None:
+    missed: list[int] = []
+    bench = Bench(Deaf)
+    Update(bench.look, lambda: missed.append(1)).attach(bench.optimizer)
+
+    for _ in range(3):
+        bench.closure()
+        bench.optimizer.step(float)
+
+    assert bench.seen == [(0.5, 1.0), (0.25, 0.5)]
+    assert missed == [1]
+
+
+class Proxy:
+    """Has nothing of its own, not even a `step`."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.inner = sgd(parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def with_own_step(parameters: list[Tensor]) -> Optimizer:
+    optimizer = sgd(parameters)
+    optimizer.step = partial(Deaf.step, optimizer)  # type: ignore[method-assign, arg-type]
+    return optimizer
+
+
+@pytest.mark.parametrize("make", [Proxy, with_own_step])
+def test_step_that_is_not_of_the_class_is_seen(make: Any) -> None:
+    bench = Bench(make)
+    Update(bench.look).attach(bench.optimizer)
+
+    without_closure(bench)
+
+    assert bench.seen == [(1.0, 2.0)]
+    assert bench.w.item() == 0.5
+
+
+class Unhooked:
+    """None of torch's optimizers."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.param_groups = [{"params": parameters}]
+
+    step = Deaf.step
+
+
+@pytest.mark.parametrize(
+    "copy", [deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
+)
+def test_copy_of_an_optimizer_steps_for_itself(copy: Any) -> None:
+    bench = Bench(Unhooked)  # type: ignore[arg-type] # is none
+    without_closure(bench)
+    Update(bench.look).attach(bench.optimizer)
+
+    copied = copy(bench.optimizer)
+    copied.param_groups[0]["params"][0].grad = torch.ones(())
+    copied.step()
+
+    assert bench.seen == []
+    assert bench.w.item() == 0.5
+    assert copied.param_groups[0]["params"][0].item() == 0.25
+
+
+def scheduled(optimizer: Optimizer) -> LRScheduler:
+    optimizer.defaults, optimizer.state = {}, defaultdict(dict)
+    return StepLR(optimizer, 1)
+
+
+def test_scheduler_made_before_finds_its_mark() -> None:
+    bench = Bench(lambda parameters: Wrapper(sgd(parameters)))
+    scheduler = scheduled(bench.optimizer)
+    marked = bench.optimizer.step
+
+    undo = Update(bench.look).attach(bench.optimizer)
+    by_name(bench)
+    scheduler.step()  # else it warns
+    undo()
+
+    assert bench.optimizer.step is marked
+
+
+def test_scheduler_made_afterwards_keeps_its_mark() -> None:
+    bench = Bench(lambda parameters: Wrapper(sgd(parameters)))
+    undo = Update(bench.look).attach(bench.optimizer)
+
+    scheduler = scheduled(bench.optimizer)
+    by_name(bench)
+    undo()
+    by_name(bench)
+    scheduler.step()
+
+    assert bench.seen == [(1.0, 2.0)]
+    assert bench.w.item() == 0.25
+
+
+def test_step_that_raised_does_not_blind_the_next_batch() -> None:
+    class Raising(SGD):
+        def step(self, closure: Any = None) -> Any:
+            closure()
+            raise MemoryError
+
+    bench = Bench(lambda parameters: Raising(parameters, lr=0.25))
+    update = Update(bench.look)
+    update.attach(bench.optimizer)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            by_name(bench)
+        update.reset()
+
+    assert bench.seen == [(1.0, 2.0)] * 2
+
+
+def test_step_of_an_inner_optimizer_within_the_closure_is_seen() -> None:
+    bench = Bench(sgd)
+    inner, update = sgd([bench.w]), Update(bench.look)
+    update.attach(bench.optimizer)
+    update.attach(inner)
+
+    def closure() -> float:
+        bench.closure()
+        inner.step()
+        return bench.closure()
+
+    bench.optimizer.step(closure)
+
+    assert bench.seen == [(1.0, 2.0), (0.5, 1.0)]

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy, St
 from torch import Tensor
 from typing_extensions import override
 
-import gradguard.callback
+import gradguard.fit.context
 from gradguard.fit.loggers import Loggers
 from tests.support import ranks
 from tests.support.ranks import KeepOnEveryRank, Mode, Net, fit
@@ -104,7 +104,7 @@ if __name__ == "__main__":
     # For this process only. Torch has float16 on any CPU, oneDNN on some.
     accelerator = import_module("deepspeed.accelerator").get_accelerator()
     accelerator.is_fp16_supported = lambda: True
-    setattr(gradguard.callback, Loggers.__name__, KeepOnEveryRank)
+    setattr(gradguard.fit.context, Loggers.__name__, KeepOnEveryRank)
     for mode_name in sys.argv[2:]:
         setattr(ranks, Net.__name__, Spoiled if mode_name in SKIPS else Net)
         fit(Path(sys.argv[1]), mode_name)

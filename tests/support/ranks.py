@@ -29,7 +29,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-import gradguard.callback
+import gradguard.fit.context
 from gradguard import ClipNorm, ClipValue, GradGuard
 from gradguard.clipping.policy import Policy
 from gradguard.fit.loggers import Loggers
@@ -252,6 +252,6 @@ class KeepOnEveryRank(Loggers):
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     # For this process only.
-    setattr(gradguard.callback, Loggers.__name__, KeepOnEveryRank)
+    setattr(gradguard.fit.context, Loggers.__name__, KeepOnEveryRank)
     for mode_name in sys.argv[2:]:
         fit(Path(sys.argv[1]), mode_name)
