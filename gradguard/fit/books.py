@@ -77,7 +77,12 @@ class Books:
     def meet(self, optimizer: Optimizer) -> None:
         """Record an optimizer that steps and is none of the Trainer's, if it is of this fit."""
         try:
-            if not (self.get(optimizer) or optimizer in self._passed):
+            if self.get(optimizer) or optimizer in self._passed:
+                return
+            if any(each is optimizer for each in self._trainers):
+                self._passed.add(optimizer)  # one try, with the parameters it has by now
+                self._open_if_new(optimizer)
+            else:
                 self._get_to_know(optimizer)
         except Exception as error:  # whatever the optimizers of others raise
             self._fit.trouble(error)

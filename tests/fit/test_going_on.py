@@ -210,24 +210,6 @@ def test_optimizer_that_was_replaced_is_not_kept_alive(tmp_path: Path) -> None:
     assert alive == [False]
 
 
-def test_model_is_not_kept_alive_by_the_guard_of_a_fit_that_ended(
-    tmp_path: Path,
-) -> None:
-    guard, model = GradGuard(AutoClip(50)), Net()
-    trainer(tmp_path, guard).fit(model)
-    gone = weakref.ref(model)
-
-    del (
-        model,
-        vars(guard)["log"],
-        vars(guard)["log_dict"],
-    )  # by these Lightning binds it to callbacks
-    gc.collect()
-
-    assert gone() is None
-    assert guard._learned
-
-
 class Remaking(Raw):
     """Makes an optimizer that the Trainer does not know, anew for every batch."""
 
