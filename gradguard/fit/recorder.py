@@ -220,7 +220,7 @@ class StepRecorder:
         """Do at an update what the moment asks for; what an observer lacks is no error."""
         try:
             (self.on_trial if self._fit.is_trial else self.on_update)(result)
-        except NonFiniteGradientError:
+        except (NonFiniteGradientError, Warning):  # a warning that is to be an error
             raise
         except Exception as error:
             if not self._fit.wanted.observes:
@@ -388,6 +388,8 @@ def loss_in(result: object) -> Tensor | float | None:
     if isinstance(result, (tuple, list)):
         return loss_in(result[0]) if result else None
     if isinstance(result, Tensor):
+        if result.is_complex():
+            return None
         loss = result.detach()
         return loss if loss.numel() == 1 else loss.float().mean()
     with suppress(TypeError, ValueError):

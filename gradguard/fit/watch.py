@@ -25,8 +25,7 @@ from gradguard.fit.recorder import StepRecorder
 from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import parameters_of
 from gradguard.hooks.backward import (
-    RawBackward,
-    at_backward_end,
+    PassEnds,
     gradients_complete,
     in_backward,
 )
@@ -62,6 +61,8 @@ def _harmless(
     def guarded(self: "Watch", /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
+        except Warning:  # somebody wants them to be errors
+            raise
         except Exception as error:  # whatever the tensors and loggers of others raise
             self.fit.trouble(error)
 
@@ -103,7 +104,7 @@ class Watch:
         self._batch_idx = 0
         self._batches = 0
         self._undo: list[Callable[[], None]] = []
-        self._raw_backward: RawBackward | None = None
+        self._pass_ends: PassEnds | None = None
         mode = Mode(trainer, module, callback, bool(wanted.policies))
         self._moment = moment_of(mode)
         self._trainer_clips = trainer_clips(mode) if wanted.observes else None
@@ -126,14 +127,16 @@ class Watch:
             recorder.on_batch_start(is_first=batch_idx == 0)
         if self.fit.wanted.stops:
             self.fit.dump.see_batch_start(batch, batch_idx)
+        if self._pass_ends and batch_idx == 0:
+            self._pass_ends.on_epoch_start()
         if not self._batches:
             self._movement = Movement(self._trainable())
 
     @_harmless
     def on_after_backward(self) -> None:
         """Take the norms before clipping, if now is the moment."""
-        if self._raw_backward:
-            self._raw_backward.on_after_backward()
+        if self._pass_ends:
+            self._pass_ends.on_after_backward()
         if self._moment == AFTER_BACKWARD:
             self._take_all_before_if_complete()
 
@@ -153,9 +156,9 @@ class Watch:
         """Note the loss, and write what is due."""
         for recorder in self._recorders.values():
             recorder.on_batch_end(outputs)
-        if self._raw_backward:
+        if self._pass_ends:
             missed = any(r.missed_before for r in self._recorders.values())
-            self._raw_backward.on_batch_end(missed=missed)
+            self._pass_ends.on_batch_end(missed=missed)
         self._say_what_is_out_of_reach()
         self._batches += 1
         if self._batches == _PATIENCE * self.fit.trainer.accumulate_grad_batches:
@@ -206,8 +209,8 @@ class Watch:
 
     @_harmless
     def _leave(self) -> None:
-        if self._raw_backward:
-            self._raw_backward.close()
+        if self._pass_ends:
+            self._pass_ends.close()
         while self._undo:
             self._undo.pop()()
         for recorder in self._recorders.values():
@@ -234,10 +237,13 @@ class Watch:
         elif manual:
             self._undo.append(at_clip_call(trainer, self._see_clip_call))
         if self._moment == BACKWARD_END:
-            act = self._take_all_before_if_complete
-            self._undo.append(at_backward_end(self.fit.names(), act))
+            self._pass_ends = PassEnds(
+                self.fit.names, self._take_all_before_if_complete, always=True
+            )
         elif self._moment == AFTER_BACKWARD and manual:
-            self._raw_backward = RawBackward(self.fit.names, self._take_all_before)
+            self._pass_ends = PassEnds(
+                self.fit.names, self._take_all_before, always=False
+            )
 
     def _listen_to_engine(self) -> None:
         """Install the one hook there is on DeepSpeed's engine."""
@@ -301,6 +307,8 @@ class Watch:
         try:
             if optimizer not in self._recorders and optimizer not in self._passed:
                 self._get_to_know(optimizer)
+        except Warning:
+            raise
         except Exception as error:
             self.fit.trouble(error)
 
