@@ -218,11 +218,11 @@ class Watch:
 
     @_harmless
     def _finish(self) -> None:
+        if self.fit.loggers:
+            self.fit.loggers.close()
         self._say_what_is_out_of_reach()
         if self._batches:
             self._say_what_was_not_seen()
-        if self.fit.loggers:
-            self.fit.loggers.close()
 
     def _listen(self) -> None:
         """Install the hooks that Lightning has no callback method for."""
@@ -313,11 +313,11 @@ class Watch:
             self.fit.trouble(error)
 
     def _get_to_know(self, optimizer: Optimizer) -> None:
+        if self.fit.is_trial:
+            return
         names = self.fit.names()
         held = parameters_of(optimizer)
         known = [names[parameter] for parameter in held if parameter in names]
-        if self.fit.is_trial:
-            return
         if not known:
             self._passed.add(optimizer)
             return
