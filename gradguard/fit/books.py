@@ -80,10 +80,14 @@ class Books:
             if self.get(optimizer) or optimizer in self._passed:
                 return
             if any(each is optimizer for each in self._trainers):
-                self._passed.add(optimizer)  # one try, with the parameters it has by now
+                self._passed.add(
+                    optimizer
+                )  # one try, with the parameters it has by now
                 self._open_if_new(optimizer)
             else:
                 self._get_to_know(optimizer)
+        except Warning:  # somebody wants them to be errors
+            raise
         except Exception as error:  # whatever the optimizers of others raise
             self._fit.trouble(error)
 
@@ -138,6 +142,8 @@ class Books:
         try:
             if self.get(optimizer) is None and parameters_of(optimizer):
                 self._open(optimizer)
+        except Warning:
+            raise
         except Exception as error:
             if not self._fit.wanted.observes:
                 raise
@@ -169,11 +175,11 @@ class Books:
             recorder.take_up(learned)
 
     def _get_to_know(self, optimizer: Optimizer) -> None:
+        if self._fit.is_trial:
+            return
         names = self._fit.names()
         held = parameters_of(optimizer)
         known = [names[parameter] for parameter in held if parameter in names]
-        if self._fit.is_trial:
-            return
         if not known:
             self._passed.add(optimizer)
         elif in_backward():  # gradients are not complete, here and in other optimizers

@@ -222,7 +222,7 @@ class StepRecorder:
         """Do at an update what the moment asks for; what an observer lacks is no error."""
         try:
             (self.on_trial if self._fit.is_trial else self.on_update)(result)
-        except NonFiniteGradientError:
+        except (NonFiniteGradientError, Warning):  # a warning that is to be an error
             raise
         except Exception as error:
             if not self._fit.wanted.observes:
@@ -385,6 +385,8 @@ def loss_in(result: object) -> Tensor | float | None:
     A number or a tensor that holds one; of a mapping its "loss", of a sequence its first
     member, of a loss per sample the mean.
     """
+    if isinstance(result, Tensor) and result.is_complex():
+        return None
     if isinstance(result, Tensor):
         return result if result.numel() == 1 else result.detach().float().mean()
     if isinstance(result, Mapping):

@@ -21,8 +21,7 @@ from gradguard.fit.recorder import StepRecorder
 from gradguard.fit.wanted import Wanted
 from gradguard.gradients.columns import parameters_of
 from gradguard.hooks.backward import (
-    RawBackward,
-    at_backward_end,
+    PassEnds,
     gradients_complete,
 )
 from gradguard.hooks.clip_call import at_clip_call
@@ -57,6 +56,8 @@ def _harmless(
     def guarded(self: "Watch", /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
+        except Warning:  # somebody wants them to be errors
+            raise
         except Exception as error:  # whatever the tensors and loggers of others raise
             self.fit.trouble(error)
 
@@ -101,7 +102,7 @@ class Watch:
         self._batch_idx = 0
         self._batches = 0
         self._undo: list[Callable[[], None]] = []
-        self._raw_backward: RawBackward | None = None
+        self._pass_ends: PassEnds | None = None
         mode = Mode(trainer, module, callback, bool(wanted.policies))
         self._moment = moment_of(mode)
         self._trainer_clips = trainer_clips(mode) if wanted.observes else None
@@ -125,14 +126,16 @@ class Watch:
             recorder.on_batch_start(is_first=batch_idx == 0)
         if self.fit.wanted.stops:
             self.fit.dump.see_batch_start(batch, batch_idx)
+        if self._pass_ends and batch_idx == 0:
+            self._pass_ends.on_epoch_start()
         if not self._batches:
             self.books.look_at_parameters()
 
     @_harmless
     def on_after_backward(self) -> None:
         """Take the norms before clipping, if now is the moment."""
-        if self._raw_backward:
-            self._raw_backward.on_after_backward()
+        if self._pass_ends:
+            self._pass_ends.on_after_backward()
         if self._moment == AFTER_BACKWARD:
             self._take_all_before_if_complete()
 
@@ -152,9 +155,9 @@ class Watch:
         """Note the loss, and write what is due."""
         for recorder in self.books:
             recorder.on_batch_end(outputs)
-        if self._raw_backward:
+        if self._pass_ends:
             missed = any(recorder.missed_before for recorder in self.books)
-            self._raw_backward.on_batch_end(missed=missed)
+            self._pass_ends.on_batch_end(missed=missed)
         self.books.say_what_is_out_of_reach()
         self._batches += 1
         if self._batches == _PATIENCE * self.fit.trainer.accumulate_grad_batches:
@@ -194,8 +197,8 @@ class Watch:
 
     @_harmless
     def _leave(self) -> None:
-        if self._raw_backward:
-            self._raw_backward.close()
+        if self._pass_ends:
+            self._pass_ends.close()
         while self._undo:
             self._undo.pop()()
         for recorder in self.books:
@@ -203,11 +206,11 @@ class Watch:
 
     @_harmless
     def _finish(self) -> None:
+        if self.fit.loggers:
+            self.fit.loggers.close()
         self.books.say_what_is_out_of_reach()
         if self._batches:
             self.books.say_what_was_not_seen()
-        if self.fit.loggers:
-            self.fit.loggers.close()
 
     def _listen(self) -> None:
         """Install the hooks that Lightning has no callback method for."""
@@ -222,10 +225,13 @@ class Watch:
         elif manual:
             self._undo.append(at_clip_call(trainer, self._see_clip_call))
         if self._moment == BACKWARD_END:
-            act = self._take_all_before_if_complete
-            self._undo.append(at_backward_end(self.fit.names(), act))
+            self._pass_ends = PassEnds(
+                self.fit.names, self._take_all_before_if_complete, always=True
+            )
         elif self._moment == AFTER_BACKWARD and manual:
-            self._raw_backward = RawBackward(self.fit.names, self._take_all_before)
+            self._pass_ends = PassEnds(
+                self.fit.names, self._take_all_before, always=False
+            )
 
     def _listen_to_engine(self) -> None:
         """Install the one hook there is on DeepSpeed's engine."""

@@ -41,8 +41,8 @@ def at_backward_end(
     return undo
 
 
-class RawBackward:
-    """Call `act` at the end of the backward passes that Lightning is not told of.
+class PassEnds:
+    """Call `act` at the end of backward passes, as long as there is reason to.
 
     All passes are listened to in the first batch, and later ones if any was run past
     Lightning, by `loss.backward()`; else they are left alone, for they cost.
@@ -50,15 +50,20 @@ class RawBackward:
     Args:
         parameters: Gives what passes are to reach.
         act: What to do.
+        always: Whether there is reason to without such a pass.
     """
 
     def __init__(
-        self, parameters: Callable[[], Iterable[Tensor]], act: Callable[[], None]
+        self,
+        parameters: Callable[[], Iterable[Tensor]],
+        act: Callable[[], None],
+        *,
+        always: bool,
     ) -> None:
         self._parameters = parameters
         self._act = act
         self._untold = False
-        self._any_raw = False
+        self._needed = always
         self._undo: Callable[[], None] | None = None
         self.listen()
 
@@ -66,6 +71,12 @@ class RawBackward:
         """Listen, if that is not done already."""
         if self._undo is None:
             self._undo = at_backward_end(self._parameters(), self._note)
+
+    def on_epoch_start(self) -> None:
+        """Listen to parameters that are trained from now on, too."""
+        if self._undo:
+            self.close()
+            self.listen()
 
     def on_after_backward(self) -> None:
         """Note that Lightning has run the pass that ended last."""
@@ -77,9 +88,9 @@ class RawBackward:
         Args:
             missed: Whether an update had no pass ahead of it that was seen.
         """
-        self._any_raw |= self._untold or missed
+        self._needed |= self._untold or missed
         self._untold = False
-        if self._any_raw:
+        if self._needed:
             self.listen()
         else:
             self.close()
@@ -91,7 +102,7 @@ class RawBackward:
         self._undo = None
 
     def _note(self) -> None:
-        self._any_raw |= self._untold
+        self._needed |= self._untold
         self._untold = True
         self._act()
 

@@ -101,3 +101,30 @@ def test_tensor_hooks_put_at_the_start_of_an_epoch_are_seen(tmp_path: Path) -> N
     np.testing.assert_allclose(
         records.total_before, 100 * records.total_after, rtol=1e-5
     )
+
+
+class Switching(Twenty):
+    """Trains one layer in the first epoch and the other one in the second."""
+
+    def backward(self, loss: Any, *_: Any) -> None:
+        loss.backward()
+        clip_grad_norm_(self.parameters(), MAX_NORM)
+
+    def configure_optimizers(self) -> Any:
+        self.second.requires_grad_(False)
+        return SGD([*self.first.parameters(), *self.second.parameters()], 0.05)
+
+    def on_train_epoch_start(self) -> None:
+        self.first.requires_grad_(self.current_epoch == 0)
+        self.second.requires_grad_(self.current_epoch == 1)
+
+
+def test_passes_that_reach_other_parameters_than_at_first_are_seen(
+    tmp_path: Path,
+) -> None:
+    trainer(tmp_path, GradGuard(), max_epochs=2).fit(Switching())
+
+    records = read_run(tmp_path / "run")
+    assert len(records.steps) == 40
+    assert records.total_before.min() > MAX_NORM * (1 + 1e-4)
+    assert records.total_after.max() == pytest.approx(MAX_NORM, rel=1e-4)

@@ -309,3 +309,42 @@ def test_fit_that_cannot_begin_leaves_no_hook(tmp_path: Path) -> None:
         fit(tmp_path, GradGuard(ClipNorm(1.0)), model=model)
 
     assert not _global_optimizer_pre_hooks
+
+
+class Manual(Twenty):
+    """Returns a loss that is no real number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.zero_grad()
+        self.manual_backward(loss)
+        self.update()
+        return {"loss": torch.complex(loss, loss).detach()}
+
+    def update(self) -> None:
+        self.optimizers().step()  # type: ignore[union-attr]
+
+
+def test_loss_that_is_no_real_number_costs_no_norms(tmp_path: Path) -> None:
+    fit(tmp_path, GradGuard(), model=Manual())
+
+    records = read_run(tmp_path / "run")
+    assert len(records.steps) == 20
+    assert all(map(math.isnan, records.loss))
+
+
+@pytest.mark.filterwarnings("error:GradGuard has seen no update")
+def test_warning_that_is_to_be_an_error_is_raised_as_it_is(tmp_path: Path) -> None:
+    class ByHand(Manual):
+        def update(self) -> None:
+            for parameter in self.first.parameters():
+                parameter.data.sub_(1)
+
+    with pytest.raises(UserWarning, match="GradGuard has seen no update of SGD"):
+        fit(tmp_path, GradGuard(), model=ByHand())
+
+    assert not _global_optimizer_pre_hooks
