@@ -1,6 +1,5 @@
 """Run an experiment: refuse what cannot work, train, evaluate, read back the records."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,15 +17,15 @@ from gradguard.clipping.policy import Policy
 from gradguard.errors import ConfigError, Interrupted
 from gradguard.experiments.build import Data, build
 from gradguard.experiments.config import Experiment
+from gradguard.experiments.directory import ClaimingLogger, on_this_machine
 from gradguard.experiments.hidden_units import HasUnits, stuck_units
 from gradguard.experiments.quiet import Progress, quiet
 from gradguard.experiments.resolve import dump
 from gradguard.experiments.resume import require_resumable
-from gradguard.experiments.version import ClaimingLogger
 from gradguard.output import require_writable
 from gradguard.records.recording import Recording
 from gradguard.records.records import Records
-from gradguard.tensorboard.places import is_url, located
+from gradguard.tensorboard.places import located
 from gradguard.tensorboard.reader import read_recordings
 
 
@@ -78,7 +77,7 @@ def run(
         Interrupted: If Ctrl-C ended the training.
         NonFiniteGradientError: If a gradient did, and `on_nonfinite` says so.
     """
-    experiment = experiment.model_copy(update={"log_dir": _local(experiment.log_dir)})
+    experiment = on_this_machine(experiment)
     with quiet():
         require_writable(Path(experiment.log_dir))
         seed_everything(experiment.seed, verbose=False)
@@ -95,16 +94,6 @@ def run(
         return None
     (recording,) = read_recordings(run_dir).values()
     return Outcome(experiment, run_dir, train, test, recording, units.shares)
-
-
-def _local(log_dir: str) -> str:
-    # Lightning expands both where it writes events, and only there.
-    place = located(os.path.expandvars(log_dir))
-    if is_url(place):
-        raise ConfigError(
-            f"log_dir {log_dir!r} is not on this machine: expected a directory of it"
-        )
-    return place
 
 
 def _trainer(

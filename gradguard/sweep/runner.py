@@ -12,6 +12,7 @@ from rich.console import Console
 from gradguard.errors import ConfigError, Interrupted
 from gradguard.experiments.build import build
 from gradguard.experiments.config import Experiment
+from gradguard.experiments.directory import on_this_machine
 from gradguard.experiments.workers import each
 from gradguard.output import require_writable, runs_bar
 from gradguard.sweep.cells import Summary
@@ -56,7 +57,7 @@ def run_cells(
     """
     for cell in cells:
         _require_possible(cell.experiments[0])
-    experiments = [one for cell in cells for one in cell.experiments]
+    experiments = [on_this_machine(one) for cell in cells for one in cell.experiments]
     results = [_earlier(one, keep_runs=keep_runs) for one in experiments]
     left = {n: experiments[n] for n, result in enumerate(results) if result is None}
     failures = []
@@ -101,7 +102,7 @@ def _require_possible(experiment: Experiment) -> None:
             f"trainer.devices {experiment.trainer.devices} is not for a sweep, "
             f"whose runs have one device each"
         )
-    require_writable(Path(experiment.log_dir))
+    require_writable(Path(on_this_machine(experiment).log_dir))
     build(experiment)
 
 

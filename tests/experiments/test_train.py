@@ -14,9 +14,9 @@ from rich.console import Console
 
 from gradguard.cli.summary import show
 from gradguard.errors import ConfigError
+from gradguard.experiments.directory import ClaimingLogger
 from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import Outcome, run
-from gradguard.experiments.version import ClaimingLogger
 from gradguard.health.diagnosis import diagnose
 from gradguard.tensorboard.reader import read_run
 from tests.support.command_line import started

@@ -65,6 +65,19 @@ def ended(log_dir: Path) -> Sweep:
     return swept(mlp_cells(log_dir, "none,5"))
 
 
+def test_results_lie_where_home_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    sweep = swept(mlp_cells(Path("~/runs"), "5", seeds=1))
+
+    assert sweep.failures == ()
+    assert not (tmp_path / "~").exists()
+    assert len(list((tmp_path / "runs").rglob("*.json"))) == 1
+
+
 def printed(sweep: Sweep) -> str:
     console = Console(file=io.StringIO(), width=80, markup=False)
     print_sweep(sweep, console)

@@ -1,11 +1,31 @@
-"""The directory of a run that is one of many: `version_0`, `version_1`, ..."""
+"""Where an experiment's runs are, and which of `version_0`, `version_1`, ... is the next."""
 
+import os
 from itertools import count
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
+
+from gradguard.errors import ConfigError
+from gradguard.experiments.config import Experiment
+from gradguard.tensorboard.places import is_url, located
+
+
+def on_this_machine(experiment: Experiment) -> Experiment:
+    """Return the experiment with `~`, variables and `file://` of its `log_dir` resolved.
+
+    Raises:
+        ConfigError: If it is elsewhere.
+    """
+    # Lightning expands both where it writes events, and only there.
+    log_dir = located(os.path.expandvars(experiment.log_dir))
+    if is_url(log_dir):
+        raise ConfigError(
+            f"log_dir {log_dir!r} is not on this machine: expected a directory of it"
+        )
+    return experiment.model_copy(update={"log_dir": log_dir})
 
 
 class ClaimingLogger(TensorBoardLogger):
