@@ -1,5 +1,6 @@
 """`gradguard report`: what the gradients of runs did, and what is wrong with them."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,7 @@ def report(
     from gradguard.report import command
 
     command.report(
-        [Path(run) for run in runs],
+        [Path(os.path.expanduser(run)) for run in runs],  # noqa: PTH111 (a Path may raise)
         as_json=as_json,
         html=html,
         figure=figure,

@@ -61,7 +61,8 @@ HOUSE = {
     ),
     "cli": (
         "numpy rich typer",
-        "errors records health clipping experiments report sweep inspection reproduction",
+        "errors records health output clipping experiments report sweep inspection "
+        "reproduction",
     ),
     "__main__": ("", "cli"),
 }
