@@ -11,6 +11,7 @@ import typer
 
 from gradguard import __version__
 from gradguard.cli import configs, inspect, report, reproduce, sweep, train
+from gradguard.cli.streams import lost, outlast_readers
 from gradguard.errors import ConfigError, Interrupted, NonFiniteGradientError
 
 # Every mistake in a command line is one; Typer exports the class by no name.
@@ -59,6 +60,7 @@ def gradguard(
 
 def main() -> NoReturn:
     """Run the command line; a mistake of the user is one sentence and exit code 2."""
+    outlast_readers()
     try:
         code = app(prog_name="gradguard", standalone_mode=False)
     except _UsageError as mistake:
@@ -73,6 +75,9 @@ def main() -> NoReturn:
         code = _INTERRUPTED
     if code == _INTERRUPTED:
         _stop("interrupted before training", code=code)
+    reason = lost()
+    if reason is not None:
+        _stop(f"error: standard output cannot be written: {reason}", code=_STOPPED)
     sys.exit(code or 0)  # a command returns None
 
 

@@ -1,5 +1,6 @@
 """`gradguard reproduce`: what the documents claim, and what comes out."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,8 @@ def reproduce(
     from gradguard.reproduction.command import reproduce
     from gradguard.reproduction.page import Settings
 
-    settings = Settings(tuple(names or ()), quick, seeds or (1 if quick else 5), output)
+    page = Path(os.path.expanduser(output))  # noqa: PTH111 (a Path may raise)
+    settings = Settings(tuple(names or ()), quick, seeds or (1 if quick else 5), page)
     outside = reproduce(studies, settings, jobs=jobs)
     for sentence in outside:
         typer.echo(f"gradguard: {sentence}", err=True)

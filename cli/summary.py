@@ -29,9 +29,7 @@ def show(outcome: Outcome, console: Console) -> None:
         f"tensorboard --logdir {shlex.quote(outcome.experiment.log_dir)}",
     )
     # Wrapped by the terminal, not by us: they have to survive copy and paste.
-    console.print(
-        "", *commands, sep="\n", soft_wrap=True, markup=False, highlight=False
-    )
+    console.print("", *commands, sep="\n", soft_wrap=True)
 
 
 def metrics_table(outcome: Outcome) -> Table:

@@ -1,5 +1,6 @@
 """`gradguard train`: run one experiment."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -128,8 +129,6 @@ def train(
     Settings come from the model's own config, then --config, then --set, then the other
     options; the last one counts.
     """
-    from rich.console import Console
-
     from gradguard.experiments.resolve import clip_list, resolve
 
     experiment = resolve(
@@ -152,7 +151,8 @@ def train(
     # torch takes seconds to import; a wrong name is told before.
     from gradguard.cli.summary import show
     from gradguard.experiments.run import run
+    from gradguard.output import plain_console
 
-    outcome = run(experiment, resume=resume)
+    outcome = run(experiment, resume=resume and os.path.expanduser(resume))  # noqa: PTH111 (a Path may raise)
     if outcome is not None:
-        show(outcome, Console())
+        show(outcome, plain_console())

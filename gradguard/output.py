@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -29,7 +30,7 @@ def writable(
     """
     if text is None:
         return None
-    path = Path(text)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 (a Path raises without a home)
     if path.suffix.lower() not in suffixes:
         raise ConfigError(
             f"{option} should end in {' or '.join(suffixes)}, got {text!r}"
@@ -89,6 +90,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints every name as it is: no markup, no :smile:."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def runs_bar(console: Console) -> Progress:

@@ -109,11 +109,84 @@ def test_a_guard_that_clips_otherwise_than_the_environment_is_refused(
         fit(lightning.pytorch, tmp_path, GradGuard(clip=ClipNorm(0.1)))
 
 
-@pytest.mark.parametrize("value", ["", "0"])
+@pytest.mark.parametrize(
+    "value", ["", " ", ",", "0", "false", "False", "no", "OFF", " off ", "'0'", '"no"']
+)
 def test_off_values_attach_nothing(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADGUARD", value)
 
     assert callbacks() == []
+
+
+@pytest.mark.parametrize("value", ["1", " 1", "true", "True", "yes", "ON", '"1"', "1,"])
+def test_on_values_attach_a_guard_that_records(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADGUARD", value)
+
+    (guard,) = callbacks()
+
+    assert guard.policies == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("010", 10), ("0o10", 8), ("0x10", 16), ("1_000", 1000), ("'7'", 7), ("+5", 5)],
+)
+def test_numbers_are_those_of_config_files(
+    value: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADGUARD", f"every_n_steps={value},clip_norm={value}")
+
+    (guard,) = callbacks()
+
+    assert guard.every_n_steps == number
+    assert guard.policies == (ClipNorm(float(number)),)
+
+
+@pytest.mark.parametrize("word", ["true", "Yes", "ON", "1"])
+def test_options_are_switched_on_by_the_same_words(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADGUARD", f"layer_statistics={word}")
+
+    (guard,) = callbacks()
+
+    assert guard.layer_statistics
+
+
+def test_values_with_blanks_and_commas_stand_in_quotes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    value = (
+        "on_nonfinite=skip, dump_dir='/my dumps, all', clip_by_name=\"[a,b].*=agc\","
+    )
+    monkeypatch.setenv("GRADGUARD", value)
+
+    (guard,) = callbacks()
+
+    assert guard.dump_dir == "/my dumps, all"
+    assert guard.policies == (ByName({"[a,b].*": AdaptiveClip()}),)
+
+
+def test_quotes_around_all_of_it_are_those_of_an_env_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GRADGUARD", '"clip_norm=5,every_n_steps=10"')
+
+    (guard,) = callbacks()
+
+    assert (guard.policies, guard.every_n_steps) == ((ClipNorm(5.0),), 10)
+
+
+def test_home_is_found_in_the_dump_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    monkeypatch.setenv("GRADGUARD", "on_nonfinite=skip,dump_dir=~/dumps")
+
+    (guard,) = callbacks()
+
+    assert guard.dump_dir == "/home/me/dumps"
 
 
 def test_options_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +232,16 @@ def test_every_policy_is_read(
             "GRADGUARD has no option 'clip_nrom'; did you mean 'clip_norm'",
         ),
         ("clip_norm=five", "GRADGUARD expects a number for clip_norm, got 'five'"),
+        ("clip_norm=1:30", "GRADGUARD expects a number for clip_norm, got '1:30'"),
+        ("clip_norm=nan", "GRADGUARD expects a number for clip_norm, got 'nan'"),
+        ("clip_norm=.inf", "max_norm must be a positive number, got inf"),
+        ("every_n_steps=1e1", "expects a whole number for every_n_steps, got '1e1'"),
+        ("layer_statistics=maybe", "expects true or false for layer_statistics, got"),
+        ("ture", "GRADGUARD has no option 'ture'; did you mean 'true'"),
+        ("offf", "GRADGUARD has no option 'offf'; did you mean 'off'"),
+        ("off,clip_norm=5", "GRADGUARD says off beside options, got 'off,clip_norm=5'"),
+        ("clip_norm=5,clip_norm=1", "GRADGUARD gives clip_norm twice, keep one of"),
+        ("dump_dir=it's", "GRADGUARD has a quote that does not end, got"),
         ("clip_norm=-1", "max_norm must be a positive number, got -1.0"),
     ],
 )

@@ -19,6 +19,7 @@ from tests.support import ROOT
 HOUSE = {
     "errors": ("", ""),
     "names": ("", ""),
+    "scalars": ("", ""),
     "palette": ("", ""),
     "configs": ("", ""),
     "records": ("numpy", ""),
@@ -39,11 +40,11 @@ HOUSE = {
         "errors names records gradients clipping guard tensorboard hooks",
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),
-    "attach": ("", "names clipping callback"),
+    "attach": ("", "names scalars clipping callback"),
     "__init__": ("", "errors clipping callback"),
     "experiments": (
         "lightning numpy pydantic pydantic_core torch yaml",
-        "errors names records models data output clipping tensorboard callback",
+        "errors names scalars records models data output clipping tensorboard callback",
     ),
     "report": (
         "jinja2 matplotlib numpy rich",
@@ -60,7 +61,8 @@ HOUSE = {
     ),
     "cli": (
         "numpy rich typer",
-        "errors records health clipping experiments report sweep inspection reproduction",
+        "errors records health output clipping experiments report sweep inspection "
+        "reproduction",
     ),
     "__main__": ("", "cli"),
 }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradguard.clipping.memory import keep, names_of, recall, span
-from gradguard.clipping.policy import State, require_positive, scale
+from gradguard.clipping.policy import State, keep_plain, require_positive, scale
 from gradguard.gradients.norms import Gradients, total_norm
 
 # Of lambda_abs, the least that is let through of a parameter: a warm-up that saw next to
@@ -46,6 +46,7 @@ class AdaGC:
     warmup: int = 100
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         require_positive("lambda_rel", self.lambda_rel)
         require_positive("lambda_abs", self.lambda_abs)
         if self.lambda_rel <= 1:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from gradguard.clipping.policy import State, require_positive, unmatched
+from gradguard.clipping.policy import State, keep_plain, require_positive, unmatched
 from gradguard.gradients.norms import Gradients
 
 _SMALLEST_NORM = 1e-30  # divides a zero gradient by something
@@ -42,6 +42,7 @@ class AdaptiveClip:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         require_positive("clipping", self.clipping)
         require_positive("eps", self.eps)
 

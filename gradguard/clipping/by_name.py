@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradguard.clipping.policy import (
     Clip,
-    Policy,
     State,
     apply_to,
     check,
@@ -18,6 +18,7 @@ from gradguard.clipping.policy import (
     in_words,
     thresholds,
     unmatched,
+    unwrapped,
 )
 from gradguard.gradients.norms import Gradients, pick
 
@@ -49,10 +50,13 @@ class ByName:
         ByName({'head.*': ClipValue(clip_value=100.0), 'rnn.*': ClipValue(clip_value=10.0)})
     """
 
-    policies: tuple[tuple[str, tuple[Policy, ...]], ...]
+    # As pairs of tuples; OmegaConf, which wraps dataclasses in a list, knows no such type.
+    policies: Any
 
     def __init__(self, policies: Mapping[str, Clip]) -> None:
-        inside = tuple((pattern, in_order(clip)) for pattern, clip in policies.items())
+        # Pairs as well: `dataclasses.replace` and OmegaConf give back the attribute.
+        patterns: dict[str, Clip] = dict(unwrapped(policies))
+        inside = tuple((str(name), in_order(clip)) for name, clip in patterns.items())
         object.__setattr__(self, "policies", inside)
 
     def __repr__(self) -> str:

@@ -7,7 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradguard.clipping.policy import State, multiplied, require_positive, scale
+from gradguard.clipping.policy import (
+    State,
+    keep_plain,
+    multiplied,
+    require_positive,
+    scale,
+)
 from gradguard.gradients.norms import Gradients, total_norm
 
 # Divided by 1e-6, a larger threshold overflows float32, of which NumPy warns.
@@ -51,6 +57,7 @@ class ClipNorm:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         require_positive("max_norm", self.max_norm)
         if self.norm_type not in (2.0, inf):
             raise ValueError(f"norm_type must be 2 or inf, got {self.norm_type!r}")
@@ -115,6 +122,7 @@ class ClipValue:
     clip_value: float
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         require_positive("clip_value", self.clip_value)
 
     def thresholds(self, state: State) -> dict[str, float | Tensor]:  # noqa: ARG002 (a setting)

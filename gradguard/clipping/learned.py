@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradguard.clipping.memory import keep, names_of, recall, span
-from gradguard.clipping.policy import State, require_positive, scale
+from gradguard.clipping.policy import State, keep_plain, require_positive, scale
 from gradguard.gradients.norms import Gradients, total_norm
 
 # AutoClip's threshold is at least a hundredth of the 90th percentile: of ten steps nine
@@ -55,6 +55,7 @@ class AutoClip:
     per_parameter: bool = False
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         if not 0 < self.percentile <= 100:  # noqa: PLR2004 (percent)
             raise ValueError(
                 f"percentile must be above 0 and at most 100, got {self.percentile!r}"
@@ -128,6 +129,7 @@ class ZClip:
     per_parameter: bool = False
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         require_positive("z_thresh", self.z_thresh)
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha must be between 0 and 1, got {self.alpha!r}")

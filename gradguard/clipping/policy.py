@@ -2,10 +2,13 @@
 
 import math
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
-from typing import Any, Protocol, runtime_checkable
+from numbers import Real
+from typing import Any, Protocol, get_origin, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -84,9 +87,11 @@ def in_order(clip: Clip) -> tuple[Policy, ...]:
     Raises:
         TypeError: If something in it is not a policy.
     """
-    if clip is None:
+    given: Any = unwrapped(clip)
+    if given is None:
         return ()
-    policies = tuple(clip) if isinstance(clip, Iterable) else (clip,)
+    several = isinstance(given, Iterable) and not isinstance(given, Mapping | str)
+    policies = tuple(given) if several else (given,)
     for policy in policies:
         if not callable(getattr(policy, "clip", None)):
             raise TypeError(
@@ -94,6 +99,17 @@ def in_order(clip: Clip) -> tuple[Policy, ...]:
                 f"got {policy!r}"
             )
     return policies
+
+
+def unwrapped(value: Any) -> Any:
+    """Return the lists, mappings and policies of which Hydra made an OmegaConf config.
+
+    What is no such config is returned as it is.
+    """
+    omegaconf = sys.modules.get("omegaconf")  # without it there are none
+    if omegaconf and omegaconf.OmegaConf.is_config(value):
+        return omegaconf.OmegaConf.to_object(value)
+    return value
 
 
 def in_words(policies: Sequence[Policy]) -> str:
@@ -214,6 +230,71 @@ def _all_one(coefficient: Tensor) -> bool:
     host = coefficient.numpy()
     # A reduction costs ten times as much as a look at the one number there mostly is.
     return bool((host == 1.0).all()) if host.ndim else float(host) == 1.0
+
+
+def keep_plain(policy: Any) -> None:
+    """Turn each field of a frozen policy into Python's own bool, int, float or tuple of str.
+
+    A policy is then equal, pickled and written the same, whether its numbers came from
+    Python, NumPy, torch or a config.
+
+    Raises:
+        ValueError: If one is a text where a number belongs, or the like.
+    """
+    for field in fields(policy):
+        plain = _PLAIN.get(get_origin(field.type) or field.type)
+        value = unwrapped(getattr(policy, field.name))
+        if plain is None:  # a field of somebody's own subclass
+            continue
+        try:
+            object.__setattr__(policy, field.name, plain(value))
+        except TypeError as error:
+            expected = str(error)
+            raise ValueError(
+                f"{field.name} must be {expected}, got {value!r}"
+            ) from None
+
+
+def _float(value: Any) -> float:
+    number = _item(value)
+    if isinstance(number, bool) or not isinstance(number, int | Real):
+        raise TypeError("a number")
+    return number if isinstance(number, int) else float(number)
+
+
+def _int(value: Any) -> int:
+    number = _float(value)
+    if number != number // 1:
+        raise TypeError("a whole number")
+    return int(number)
+
+
+def _bool(value: Any) -> bool:
+    found = _item(value)
+    if not isinstance(found, int):
+        raise TypeError("True or False")
+    return bool(found)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    if not (several and all(isinstance(text, str) for text in value)):
+        raise TypeError("a sequence of patterns such as ('head.*',)")
+    return tuple(map(str, value))
+
+
+def _item(value: Any) -> Any:
+    """Return the number in a scalar of NumPy or torch, anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+# By the type of a field, what makes it plain.
+_PLAIN: dict[Any, Callable[[Any], Any]] = {
+    float: _float,
+    int: _int,
+    bool: _bool,
+    tuple: _texts,
+}
 
 
 def require_positive(field: str, value: float) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gradguard.clipping.fixed import ClipNorm
-from gradguard.clipping.policy import State, require_positive
+from gradguard.clipping.policy import State, keep_plain, require_positive
 from gradguard.gradients.norms import Gradients
 
 
@@ -33,6 +33,7 @@ class ClipNormWarmUp:
     per_parameter: bool = False
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         require_positive("max_norm", self.max_norm)
         require_positive("factor", self.factor)
         if self.steps < 1:

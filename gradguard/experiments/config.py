@@ -1,11 +1,22 @@
 """Experiments: what is trained, on what data, and how its gradients are clipped."""
 
 import inspect
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from pydantic import (
     AfterValidator,
@@ -18,11 +29,14 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     create_model,
+    field_validator,
     model_validator,
 )
 from typing_extensions import Self
 
+from gradguard import scalars
 from gradguard.clipping.spec import POLICIES, either
 from gradguard.errors import ConfigError
 from gradguard.experiments.mistakes import sentence
@@ -49,11 +63,38 @@ def import_class(path: str) -> type:
 
 
 class Section(BaseModel):
-    """A mapping of an experiment file: unknown keys, other types, NaN and Inf refused."""
+    """A mapping of an experiment file: unknown keys, other types, NaN and Inf refused.
+
+    Where yes or no is asked for, `yes`, `no`, `on` and `off` say it; where a number is,
+    1_000 is one. Elsewhere both are texts, as in YAML 1.2.
+    """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, frozen=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_as_asked(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, str):
+            return value
+        wanted = set(_plain_types(cls.model_fields[info.field_name or ""].annotation))
+        if bool in wanted and not value.isdigit():
+            found: object = scalars.switch(value)
+        elif wanted & {int, float} and "_" in value:
+            found = scalars.number(value)
+        else:
+            return value
+        return value if found is None else found
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """Yield what a field may be, without its ranges: int and None of `PositiveInt | None`."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _plain_types(part)
+    else:
+        yield annotation
 
 
 class Named(Section):
@@ -209,7 +250,9 @@ class Experiment(Section):
     layer_statistics: bool = False
     trainer: TrainerOptions = TrainerOptions()
     seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
-    log_dir: Annotated[str, Field(min_length=1)] = "runs"
+    log_dir: Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)] = (
+        "runs"
+    )
 
     @model_validator(mode="after")
     def _clips_once(self) -> Self:

@@ -21,8 +21,14 @@ def sentence(error: ErrorDetails, schema: type[BaseModel]) -> str:
         return f"{field} is missing"
     if not field:  # a rule between sections, which says all by itself
         return error["msg"].removeprefix("Value error, ")
+    if error["type"] == "invalid_key" or error["loc"][-1] == "[key]":
+        where = error["loc"][: -2 if error["loc"][-1] == "[key]" else -1]
+        return f"{_dotted(where)} has the key {error['input']!r}; put it in quotes"
     expected = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    expected = re.sub("valid dictionary or instance of .*", "mapping", expected)
     told = f"{field} {expected}, got {error['input']!r}"
+    if error["type"] == "string_type" and error["input"] is not None:
+        told += "; put it in quotes if it is meant as text"
     if error["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         near = nearest(str(error["input"]), allowed)

@@ -1,17 +1,17 @@
 """Where settings come from: the model's config, another config, assignments, flags."""
 
-import re
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gradguard.clipping import spec
 from gradguard.errors import ConfigError
+from gradguard.experiments import yaml_text
 from gradguard.experiments.config import MODELS, Experiment, validate
+from gradguard.experiments.yaml_text import parse
 from gradguard.names import nearest
 from gradguard.records.clips import BY_NAME
 
@@ -132,49 +132,20 @@ def bundled_text(name: str) -> str:
     return configs[name]
 
 
-def parse(text: str, *, source: str = "value") -> Any:
-    """Return what a YAML text stands for: 5, 0.001, true, [0, 1], a string, a mapping.
-
-    Args:
-        text: The YAML.
-        source: What to call the text in an error.
-
-    Raises:
-        ConfigError: If the text is not YAML.
-
-    Example:
-        >>> parse("1e-3")
-        0.001
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: the 13th month
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{source} is not YAML: {reason}") from None
-
-
 def dump(experiment: Experiment) -> str:
     """Return the experiment as the text of a config that `resolve` reads back."""
     settings = experiment.model_dump(mode="json", exclude_none=True)
-    return yaml.safe_dump(settings, sort_keys=False)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 does; for YAML 1.1 it is a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+    return yaml_text.write(settings)
 
 
 def _read(config: str) -> Settings:
-    """Read a bundled config by name; whatever looks like a path is a file."""
-    path = Path(config)
-    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        text = _file_text(path)
+    """Read a file, or by a name without slash and extension a bundled config."""
+    if _is_path(config):
+        text = _file_text(config)
+    elif config not in bundled() and Path(config).is_file():
+        raise ConfigError(
+            f"config {config!r} is not bundled; for the file here give {_here(config)!r}"
+        )
     else:
         text = bundled_text(config)
     settings = parse(text, source=f"config {config!r}")
@@ -183,14 +154,28 @@ def _read(config: str) -> Settings:
     return settings
 
 
-def _file_text(path: Path) -> str:
+def _is_path(config: str) -> bool:
+    separators = filter(None, (os.sep, os.altsep))
+    return bool(Path(config).suffix) or any(one in config for one in separators)
+
+
+def _here(name: str) -> str:
+    return os.path.join(os.curdir, name)  # noqa: PTH118 (a Path would lose the dot)
+
+
+def _file_text(config: str) -> str:
+    path = Path(os.path.expanduser(config))  # noqa: PTH111 (a Path raises without a home)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         reason = error.strerror
+        if path.stem in bundled() and path.name == config:
+            reason = f"{reason}; did you mean the bundled {path.stem!r}?"
     except UnicodeDecodeError:
         reason = "it is not UTF-8 text"
-    raise ConfigError(f"config '{path}' cannot be read: {reason}")
+    except ValueError:  # a NUL in the name
+        reason = "no file can have that name"
+    raise ConfigError(f"config {config!r} cannot be read: {reason}")
 
 
 def _model_name(settings: Settings) -> str:
@@ -210,9 +195,10 @@ def _model_name(settings: Settings) -> str:
 
 def _assignment(text: str) -> Settings:
     key, equals, value = text.partition("=")
-    if not equals:
+    if not (key.strip() and equals):
         raise ConfigError(f"--set expects KEY=VALUE, got {text!r}")
-    return _nested(key.strip(), parse(value, source=f"the value of --set {text!r}"))
+    source = f"the value of --set {text!r}"
+    return _nested(key.strip(), parse(value, source=source, comments=False))
 
 
 def _nested(key: str, value: Any) -> Settings:

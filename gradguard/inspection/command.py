@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 
-from rich.console import Console
-
 from gradguard.inspection.layers import Inspection
 from gradguard.inspection.table import document, print_inspection
-from gradguard.output import PICTURES, writable
+from gradguard.output import PICTURES, plain_console, writable
 
 
 def inspect(
@@ -27,12 +25,10 @@ def inspect(
     if as_json:
         print(document(inspection))  # noqa: T201 (the console would wrap it)
     else:
-        print_inspection(
-            inspection, Console(markup=False, highlight=False, emoji=False)
-        )
+        print_inspection(inspection, plain_console())
     if file:
         from gradguard.inspection.picture import draw  # noqa: PLC0415 (matplotlib is heavy)
 
         draw(inspection, file)
-        stderr = Console(stderr=True, markup=False, highlight=False)
+        stderr = plain_console(stderr=True)
         stderr.print(f"wrote {file}", soft_wrap=True)

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, seed_everything
 from torch import nn
 
 from gradguard.errors import ConfigError
-from gradguard.experiments.resolve import parse
+from gradguard.experiments.yaml_text import parse
 from gradguard.inspection.layers import Inspection
 from gradguard.inspection.passes import by_example, by_trainer
 
@@ -64,7 +64,9 @@ def _argument(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set expects KEY=VALUE, got {text!r}")
-    return name.strip(), parse(value, source=f"the value of --set {text!r}")
+    return name.strip(), parse(
+        value, source=f"the value of --set {text!r}", comments=False
+    )
 
 
 def _imported(path: str) -> Any:

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from gradguard.output import PICTURES, writable
+from gradguard.output import PICTURES, plain_console, writable
 from gradguard.report.document import document
 from gradguard.report.runs import Found, find_runs
 from gradguard.report.table import print_report
@@ -48,11 +46,14 @@ def report(
     if page_file:
         from gradguard.report.page import page  # noqa: PLC0415 (it is 5 MB)
 
-        page_file.write_text(page(found, view=shown), encoding="utf-8")
+        # A name on disk may be no text; the page says so in Python's escapes.
+        page_file.write_text(
+            page(found, view=shown), encoding="utf-8", errors="backslashreplace"
+        )
     if as_json:
         print(document(found, view=shown))  # noqa: T201 (the console would wrap it)
     else:
-        console = Console(markup=False, highlight=False, emoji=False)
+        console = plain_console()
         print_report(found, console, view=shown, by_layer=by_layer)
     _say_where([file for file in (page_file, figure_file) if file])
 
@@ -64,6 +65,6 @@ def _require_in_view(found: Found, shown: View) -> None:
 
 def _say_where(files: list[Path]) -> None:
     """Say on stderr what was written: stdout may be JSON for another program."""
-    console = Console(stderr=True, markup=False, highlight=False)
+    console = plain_console(stderr=True)
     for file in files:
         console.print(f"wrote {file}", soft_wrap=True)

@@ -101,4 +101,7 @@ def _name_places(axes: Axes, names: tuple[str, ...]) -> None:
 
 def _literal(text: str) -> str:
     """Return the text as it is: a dollar would start a formula, "_" hide the line."""
-    return " " * text.startswith("_") + text.replace("$", r"\$")
+    shown = text.encode(
+        errors="backslashreplace"
+    ).decode()  # a name on disk may be no text
+    return " " * shown.startswith("_") + shown.replace("$", r"\$")

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from gradguard.errors import ConfigError, Interrupted
-from gradguard.output import runs_bar
+from gradguard.output import plain_console, runs_bar
 from gradguard.reproduction.judge import left, verdict
 from gradguard.reproduction.page import Settings, markdown
 from gradguard.reproduction.study import Results, Study, TrialResult
@@ -52,7 +51,7 @@ def reproduce(studies: Sequence[Study], settings: Settings, *, jobs: int) -> lis
             f"interrupted after {len(runs)} of {len(tasks)} runs; what was finished is "
             f"in {page}"
         )
-    Console().print(f"\n{page}", soft_wrap=True, markup=False, highlight=False)
+    plain_console().print(f"\n{page}", soft_wrap=True)
     return failures + [
         sentence
         for study in studies
@@ -77,7 +76,7 @@ def _run(
     """Run the tasks until the last or Ctrl-C; return their results and what failed."""
     runs: dict[Task, TrialResult] = {}
     failures: list[str] = []
-    with runs_bar(Console(stderr=True)) as bar:
+    with runs_bar(plain_console(stderr=True)) as bar:
         progress = bar.add_task("", total=len(tasks))
         try:
             for task, run in run_all(tasks, jobs=jobs):
@@ -123,4 +122,4 @@ def _show(studies: Sequence[Study], finished: dict[str, Results]) -> None:
             bands = f"{outside} left" if outside else "hold" if study.bands else ""
             table.add_row(study.name, study.title, verdict(study, results), bands)
     if table.rows:
-        Console().print(table)
+        plain_console().print(table)

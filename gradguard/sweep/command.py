@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from gradguard.errors import ConfigError
-from gradguard.output import PICTURES, writable
+from gradguard.output import PICTURES, plain_console, writable
 from gradguard.sweep.cells import varied
 from gradguard.sweep.grid import Cell
 from gradguard.sweep.runner import run_cells
@@ -36,12 +34,12 @@ def sweep(
     file = writable(figure, option="--figure", suffixes=PICTURES)
     if file and not varied(cells):
         raise ConfigError("--figure needs a setting with several values")
-    stderr = Console(stderr=True, markup=False, highlight=False)
+    stderr = plain_console(stderr=True)
     ended = run_cells(cells, jobs=jobs, keep_runs=keep_runs, console=stderr)
     if as_json:
         print(document(ended))  # noqa: T201 (the console would wrap it)
     else:
-        print_sweep(ended, Console(markup=False, highlight=False))
+        print_sweep(ended, plain_console())
     if file:
         from gradguard.sweep.picture import draw  # noqa: PLC0415 (matplotlib is heavy)
 

@@ -1,6 +1,5 @@
 """What a sweep runs: every combination of the swept settings, under every seed."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -8,7 +7,8 @@ from typing import Any
 
 from gradguard.errors import ConfigError
 from gradguard.experiments.config import Experiment
-from gradguard.experiments.resolve import clip_list, parse, resolve
+from gradguard.experiments.resolve import clip_list, resolve
+from gradguard.experiments.yaml_text import parse, write_inline
 from gradguard.sweep.results import path
 
 
@@ -56,7 +56,7 @@ def points(text: str) -> list[Point]:
     if not (key and equals):
         raise ConfigError(f"--sweep expects KEY=VALUES, got {text!r}")
     return [
-        Point({key: value}, f"{key}={json.dumps(value, default=str)}")
+        Point({key: value}, f"{key}={write_inline(value)}")
         for value in _values(values, source=key)
     ]
 
@@ -86,7 +86,7 @@ def clip_points(
     for pair in product(*axes.values()):
         values = dict(zip(axes, (_or_none(number) for number in pair), strict=True))
         texts = [
-            None if number is None else json.dumps(number, default=str)
+            None if number is None else write_inline(number)
             for number in map(values.get, ("clip_norm", "clip_value"))
         ]
         clips = clip_list(
@@ -94,7 +94,7 @@ def clip_points(
             order=None if None in texts else order,
             per_parameter=per_parameter and texts[0] is not None,
         )
-        found.append(Point(values, f"clip={json.dumps(clips or [])}"))
+        found.append(Point(values, f"clip={write_inline(clips or [])}"))
     return found if axes else []
 
 

@@ -1,12 +1,14 @@
 """The command line: its surface, its weight, and how it answers mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
@@ -14,7 +16,8 @@ from gradguard import __version__
 from gradguard.cli import app
 from gradguard.cli.options import SETTINGS
 from gradguard.experiments.resolve import resolve
-from tests.support.command_line import Call, in_a_process
+from tests.support.board import records, write
+from tests.support.command_line import COMMAND, Call, in_a_process
 
 # Says, once a command has ended, what it imported and how much CPU time it took, and how
 # much Python and a command of Typer's that does nothing had taken before it.
@@ -354,3 +357,111 @@ def test_raise_ends_in_one_sentence(gradguard: Call, tmp_path: Path) -> None:
     assert code == 1
     assert err.startswith("gradguard: stopped: step ")
     assert "gradients are not finite" in err
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose directory and parameters have names that terminals are tempted by."""
+    path = tmp_path_factory.mktemp("names") / "runs[bold]%d :fire: 日本 [/x]"
+    write(path, records(np.ones((9, 2)), names=("[red]w.größe", ":smile: %s\\[b]")))
+    return path
+
+
+@pytest.mark.parametrize("columns", ["1", "7", "80", "300"])
+def test_names_are_printed_as_they_are(
+    odd: Path, gradguard: Call, columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+
+    code, out, _ = gradguard("report", odd, "--layers")
+
+    assert code == 0
+    letters = "".join(out.split())
+    for name in (odd.name, "[red]w.größe", ":smile: %s\\[b]"):
+        if columns == "300":
+            assert "".join(name.split()) in letters
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("option", ["--layers", "--json"])
+def test_name_that_the_terminal_has_no_letters_for_is_escaped(
+    odd: Path, encoding: str, option: str
+) -> None:
+    done = subprocess.run(
+        [*COMMAND, "report", odd, option],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "200"},
+        capture_output=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    if option == "--layers":
+        shown = "w.größe".encode(encoding, "backslashreplace")
+        assert shown in done.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("option", ["--layers", "--json"])
+def test_reader_that_leaves_ends_nothing(
+    odd: Path, option: str, both: bool, unbuffered: str
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    done = subprocess.run(
+        [*COMMAND, "report", odd, option, "--figure", odd.parent / "drawn.svg"],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        check=False,
+        stdout=writing,
+        stderr=writing if both else subprocess.PIPE,
+    )
+
+    os.close(writing)
+    assert (odd.parent / "drawn.svg").stat().st_size
+    (odd.parent / "drawn.svg").unlink()
+    assert done.returncode == 0
+    assert b"Traceback" not in (done.stderr or b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_said_in_a_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "configs"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        "gradguard: error: standard output cannot be written: No space left on device\n"
+    )
+
+
+def test_home_is_found_in_every_path(
+    odd: Path, gradguard: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(odd.parent))
+    monkeypatch.setenv("USERPROFILE", str(odd.parent))
+
+    code, _, err = gradguard("report", f"~/{odd.name}", "--html", "~/page.html")
+
+    assert code == 0, err
+    assert (odd.parent / "page.html").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are text there")
+def test_name_on_disk_that_is_no_text_is_reported(tmp_path: Path) -> None:
+    run = tmp_path / os.fsdecode(b"inv\xff")
+    write(tmp_path / "valid", records(np.ones((9, 2))))
+    (tmp_path / "valid").rename(run)
+
+    code, _, err = in_a_process(
+        "report", run, "--html", tmp_path / "a.html", "--figure", tmp_path / "a.svg"
+    )
+
+    assert code == 0, err
+    assert "\\udcff" in (tmp_path / "a.html").read_text(encoding="utf-8")

@@ -1,5 +1,8 @@
 """Policies by parameter name: who clips what, and patterns that are mistakes."""
 
+import copy
+import dataclasses
+import pickle
 from typing import Any
 
 import pytest
@@ -174,3 +177,11 @@ def test_by_name_is_a_value_that_reads_as_its_code() -> None:
 
     assert eval(in_words([policy])) == policy
     assert hash(policy) == hash(eval(repr(policy)))
+
+
+def test_by_name_is_copied_and_pickled_as_it_is() -> None:
+    policy = ByName({"a.*": [ClipNorm(1.0)], "*": AdaptiveClip(exclude=("b",))})
+
+    assert copy.deepcopy(policy) == policy
+    assert pickle.loads(pickle.dumps(policy)) == policy
+    assert dataclasses.replace(policy) == policy

@@ -1,6 +1,7 @@
 """Experiments: layers, schema, and the sentences about mistakes."""
 
 import math
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from gradguard.clipping.spec import POLICIES, either
 from gradguard.errors import ConfigError
+from gradguard.experiments import yaml_text
 from gradguard.experiments.build import build
 from gradguard.experiments.config import Experiment
-from gradguard.experiments.resolve import clip_list, dump, parse, resolve
+from gradguard.experiments.resolve import clip_list, dump, resolve
+from gradguard.experiments.yaml_text import parse, write_inline
 from gradguard.names import nearest
 from gradguard.records.clips import BY_NAME
 
@@ -102,12 +105,96 @@ def test_dump_reads_back_as_the_same_experiment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 0.001), ("-2.5E+1", -25.0), ("5", 5), ("true", True), ("x", "x")],
-)
+    [
+        ("1e-3", 0.001), ("-2.5E+1", -25.0), (".5", 0.5), ("1.", 1.0), ("+1", 1),
+        ("5", 5), ("010", 10), ("008", 8), ("0o10", 8), ("0x10", 16),
+        (".inf", math.inf), ("-.INF", -math.inf),
+        ("true", True), ("FALSE", False), ("~", None), ("null", None), ("", None),
+        *((word, word) for word in (
+            "x", "yes", "no", "on", "Off", "y", "tRUE", "nULL", "1:30", "1_000", "0b11",
+            "2026-01-31", "2026-13-01", "1e", ".", "=", "12e03x", "+0x10", "1,5",
+        )),
+        ("'010'", "010"), ("!!str 010", "010"),
+    ],
+)  # fmt: skip
 def test_parse_reads_yaml_1_2(text: str, value: object) -> None:
     parsed = parse(text)
 
     assert (parsed, type(parsed)) == (value, type(value))
+
+
+SPECIAL = "010 08 0o10 0x1F 1_000 1:30 yes no ~ null .inf .5 +.5e3 1e3 = << - ? * & # @"
+TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
+    SPECIAL.split()
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(VALUES)
+def test_what_is_written_is_read_back(value: object) -> None:
+    for text in (yaml_text.write(value), write_inline(value)):
+        parsed = parse(text)
+        assert (parsed, type(parsed)) == (value, type(value))
+
+
+@given(VALUES)
+def test_value_written_inline_takes_one_line(value: object) -> None:
+    assert len(write_inline(value).splitlines()) <= 1
+
+
+def test_own_keys_override_merged_ones() -> None:
+    text = "a: &a {x: 1, y: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b, x: 3}"
+
+    assert parse(text)["c"] == {"x": 3, "y": 2}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_name_is_read_back_from_the_file(name: str) -> None:
+    experiment = resolve(config="srn", values={"name": name, "log_dir": f"./{name}"})
+
+    assert resolve(values=parse(dump(experiment))) == experiment
+
+
+@pytest.mark.parametrize("word", ["yes", "ON", "true"])
+def test_words_for_yes_are_one_where_that_is_asked_for(word: str) -> None:
+    experiment = resolve(
+        config="srn", assignments=[f"layer_statistics={word}", "name=yes"]
+    )
+
+    assert (experiment.layer_statistics, experiment.name) == (True, "yes")
+
+
+@pytest.mark.parametrize("word", ["no", "Off", "false"])
+def test_words_for_no_are_one_where_that_is_asked_for(word: str) -> None:
+    experiment = resolve(config="srn", assignments=[f"data.shuffle={word}", "name=no"])
+
+    assert experiment.data.model_dump()["shuffle"] is False
+    assert experiment.name == "no"
+
+
+def test_grouped_digits_are_a_number_where_one_is_asked_for() -> None:
+    experiment = resolve(
+        config="srn",
+        assignments=["seed=1_000", "name=1_000", "clip=[{norm: 1_0}]"],
+    )
+
+    assert (experiment.seed, experiment.name) == (1000, "1_000")
+    assert experiment.clipping == "norm 10"
+
+
+def test_home_is_found_in_the_log_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+
+    assert resolve(config="srn", values={"log_dir": "~/runs"}).log_dir == (
+        "/home/me/runs"
+    )
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -282,6 +369,21 @@ def test_unknown_setting_is_answered_with_the_nearest(
         ),
         ("trainer=[", "the value of --set 'trainer=[' is not YAML: "),
         ("trainer", "--set expects KEY=VALUE, got 'trainer'"),
+        ("=5", "--set expects KEY=VALUE, got '=5'"),
+        ("seed=1:30", "seed should be a valid integer, got '1:30'"),
+        ("seed=1e3", "seed should be a valid integer, got 1000.0"),
+        ("trainer.devices=1:30", "trainer.devices should be a number of devices"),
+        (
+            "name=010",
+            "name should be a valid string, got 10; put it in quotes if it is meant",
+        ),
+        ("name=#5", "the value of --set 'name=#5' ends in '#5', which YAML takes for"),
+        ("model={1: 2}", "model has the key 1; put it in quotes"),
+        (
+            "clip=[{by_name: {0.1: [{norm: 5}]}}]",
+            "clip[0].by_name has the key 0.1; put it in quotes",
+        ),
+        ("clip=[3]", "clip[0] should be a mapping, got 3"),
         ("model=3", "model should be a mapping with a name, got 3"),
         ("model.name=srm", "model.name 'srm' is unknown, did you mean 'srn'?"),
     ],
@@ -304,7 +406,16 @@ def test_devices_take_every_form_of_lightning(devices: str) -> None:
         (b"- 1", r"should be a mapping, got \[1\]"),
         (b"\xff\xfe\xff", "cannot be read: it is not UTF-8 text"),
         (b"\x00", "is not YAML: unacceptable character #x0000"),
-        (b"seed: 2026-13-01", r"is not YAML: month must be in 1\.\.12"),
+        (b"seed: !!int five", "is not YAML: 'five' is no int"),
+        (b"a:\n\tb: 1", r"line 2: found character '\\t' .*: indent with blanks"),
+        (b"a: *.weight", "put a text that begins with .* in quotes"),
+        (b"a: 1\n---\nb: 1", "line 2: expected a single document in the stream"),
+        (b"[" * 5000, "is not YAML: it is nested too deeply"),
+        ("seed: 3".encode("utf-16"), "cannot be read: it is not UTF-8 text"),
+        (b"seed: 3\nclip: []\nseed: 4\n", "gives 'seed' twice, in lines 1 and 3"),
+        (b"trainer: {max_epochs: 3, max_epochs: 7}", "'max_epochs' twice, in line 1"),
+        (b"clip:\n- {norm: 1, norm: 9}", "gives 'norm' twice, in line 2"),
+        (b"a: &a {b: 1}\n<<: *a\n<<: *a\n", "gives '<<' twice, in lines 2 and 3"),
         (b"seed: 3", "model.name is missing: give --model"),
     ],
 )
@@ -328,7 +439,7 @@ def test_missing_config_file_is_refused_by_name(tmp_path: Path) -> None:
     file = str(tmp_path / "none.yaml")
 
     assert mistake(config=file) == (
-        f"config '{file}' cannot be read: No such file or directory"
+        f"config {file!r} cannot be read: No such file or directory"
     )
 
 
@@ -336,6 +447,42 @@ def test_unknown_bundled_config_is_answered_with_the_nearest() -> None:
     assert mistake(config="srn-curd") == (
         "config 'srn-curd' is not bundled, did you mean 'srn-cured'?"
     )
+
+
+def test_name_of_a_file_without_an_extension_is_told_how_to_give_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").write_text("model: {name: srn}")
+    monkeypatch.chdir(tmp_path)
+
+    here = f".{os.sep}mine"
+    assert mistake(config="mine") == (
+        f"config 'mine' is not bundled; for the file here give {here!r}"
+    )
+    assert resolve(config=here).model.name == "srn"
+
+
+@pytest.mark.parametrize("name", ["./srn", "my.exp", "srn.yml", "./no\0such"])
+def test_whatever_has_a_slash_or_an_extension_is_a_file(name: str) -> None:
+    assert mistake(config=name).startswith(f"config {name!r} cannot be read: ")
+
+
+def test_bundled_config_with_an_extension_is_answered_with_its_name() -> None:
+    assert mistake(config="srn-cured.yaml").endswith(
+        "did you mean the bundled 'srn-cured'?"
+    )
+
+
+@pytest.mark.parametrize("newline", ["\r\n", "\r", "\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_file_of_any_editor_is_read(tmp_path: Path, mark: str, newline: str) -> None:
+    file = tmp_path / "mine.yaml"
+    lines = (f"{mark}# mine", "model:", "  name: srn", "seed: 007", "name: größe 🙂")
+    file.write_bytes(newline.join(lines).encode())
+
+    experiment = resolve(config=str(file))
+
+    assert (experiment.seed, experiment.name) == (7, "größe 🙂")
 
 
 def test_nearest_prefers_the_same_last_part() -> None:

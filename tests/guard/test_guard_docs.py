@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gradguard.clipping.spec import POLICIES
-from gradguard.experiments.resolve import parse, resolve
+from gradguard.experiments.resolve import resolve
+from gradguard.experiments.yaml_text import parse
 from gradguard.records.clips import BY_NAME
 from tests.support import ROOT
 

@@ -26,6 +26,7 @@ from tests.support.board import (
     thousand_with_a_spike,
     write,
 )
+from tests.support.faulty import Faulty, faulty
 
 PATIENCE = 60  # seconds
 OPTIONS = (
@@ -487,6 +488,146 @@ def test_page_says_how_to_get_data_where_there_is_none(
             lambda _: page.run("return !!self.Plotly")
         )
         assert page.complaints() == []
+
+
+@pytest.fixture
+def away(
+    logdir: Path, browser: webdriver.Chrome, shots: Path
+) -> Iterator[tuple[Page, Faulty]]:
+    """The page behind a server that can fail; no script of the page ever does."""
+    with board(logdir) as tensorboard, faulty(tensorboard.url) as server:
+        tensorboard.wait(lambda: len(tensorboard.runs()) == 3)
+        page = Page(browser, Board(server.url, tensorboard.process), shots)
+        yield page, server
+        browser.get("about:blank")
+        assert [
+            said for said in page.complaints() if "Failed to load resource" not in said
+        ] == []
+
+
+def status_becomes(page: Page, text: str) -> None:
+    """Wait until the page says so; "" for nothing."""
+    script = "return document.getElementById('status').textContent"
+    WebDriverWait(page.browser, PATIENCE, 0.1).until(lambda _: page.run(script) == text)
+
+
+def choose_run(page: Page, name: str) -> None:
+    page.run(
+        "document.querySelector(`#runs [data-run=${arguments[0]}] input`).click()", name
+    )
+
+
+SILENT = "TensorBoard does not answer; trying again."
+BROKEN = "TensorBoard's answer broke off; trying again."
+
+
+@pytest.mark.parametrize(
+    ("fault", "route", "sentence"),
+    [
+        ("away", "", SILENT),
+        ("away", "heat", SILENT),
+        ("cut", "summary", BROKEN),
+        ("cut", "heat", BROKEN),
+        ("cut", "totals", BROKEN),
+        ("error", "profile", "TensorBoard answers with error 502; trying again."),
+        ("gone", "summary", "nothing is there."),
+    ],
+)
+def test_page_says_what_fails_and_draws_what_is_selected_once_it_is_well(
+    away: tuple[Page, Faulty], logdir: Path, fault: str, route: str, sentence: str
+) -> None:
+    page, server = away
+    page.open(run="clipped")
+    server.fault, server.route = fault, route
+
+    choose_run(page, "exploding")
+    status_becomes(page, sentence)
+    server.fault = None
+    status_becomes(page, "")
+
+    total = read_run(logdir / "exploding").total_before
+    assert page.traces("totals")["before"][1] == pytest.approx(
+        [*total[:35], *[None] * 5]
+    )
+
+
+def test_server_that_is_away_while_nobody_clicks_is_noticed_at_a_reload(
+    away: tuple[Page, Faulty],
+) -> None:
+    page, server = away
+    page.open(run="clipped")
+    server.fault, server.route = "away", "sources"
+
+    page.browser.switch_to.default_content()
+    page.browser.find_element(By.CSS_SELECTOR, "app-header-reload button").click()
+    page.wait_until_drawn()
+    status_becomes(page, SILENT)
+    server.fault = None
+
+    status_becomes(page, "")
+    assert page.traces("totals")["threshold"][1] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("route", ["sources", "plotly.min.js", "style.css"])
+def test_page_that_opens_while_something_fails_is_drawn_later(
+    away: tuple[Page, Faulty], route: str
+) -> None:
+    page, server = away
+    server.fault, server.route = "away", route
+    page.open(run="clipped")
+    status_becomes(page, SILENT)
+
+    server.fault = None
+
+    status_becomes(page, "")
+    assert page.traces("totals")["threshold"][1] == [0.5, 0.5]
+    columns = "return getComputedStyle(document.body).gridTemplateColumns"
+    assert page.run(columns).startswith("260px")
+
+
+def test_click_on_a_cell_while_the_server_is_away_is_answered(
+    away: tuple[Page, Faulty],
+) -> None:
+    page, server = away
+    page.open(run="clipped")
+    server.fault, server.route = "away", "peak"
+
+    page.click(row=7, step=12)
+
+    status_becomes(page, SILENT)
+    server.fault = None
+    status_becomes(page, "")
+
+
+def test_run_of_a_link_that_is_not_there_is_said_and_another_shown(page: Page) -> None:
+    page.open(run="deleted")
+
+    missing = page.browser.find_element(By.ID, "missing")
+    checked = (
+        "return document.querySelector('#runs input:checked').closest('li').dataset.run"
+    )
+    assert missing.text == f"Run deleted is not there; this is {page.run(checked)}."
+    choose_run(page, "clipped")
+    WebDriverWait(page.browser, PATIENCE).until(lambda _: not missing.is_displayed())
+
+
+def test_run_that_comes_late_is_shown_as_its_link_says(
+    tmp_path: Path, browser: webdriver.Chrome, shots: Path
+) -> None:
+    logdir = tmp_path / "runs"
+    write(logdir / "first", records(np.ones((5, 2))))
+    with board(logdir) as tensorboard:
+        tensorboard.wait(lambda: tensorboard.runs() == ["first"])
+        page = Page(browser, tensorboard, shots)
+        page.open(run="late")
+        assert page.traces("totals")["before"][0] == list(range(5))
+
+        write(logdir / "late", records(np.ones((7, 2))))
+
+        WebDriverWait(browser, PATIENCE, 0.1).until(
+            lambda _: page.traces("totals")["before"][0] == list(range(7))
+        )
+        assert not browser.find_element(By.ID, "missing").is_displayed()
 
 
 @pytest.fixture(scope="module")

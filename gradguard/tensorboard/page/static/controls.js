@@ -72,7 +72,7 @@ export function listen(redraw) {
     redraw(change({ step: Math.max(0, Math.trunc(target.value)) })));
 }
 
-export function showRuns(sources, redraw) {
+export function showRuns(sources, run, redraw) {
   const list = by("runs");
   const keys = sources.map((source) => source.key);
   if (keys.join("\n") !== list.dataset.keys) {
@@ -82,7 +82,7 @@ export function showRuns(sources, redraw) {
   }
   for (const item of list.children) {
     const [shown, compared] = item.querySelectorAll("input");
-    shown.checked = item.dataset.run === view.run;
+    shown.checked = item.dataset.run === run;
     compared.checked = !shown.checked && view.compare.includes(item.dataset.run);
     compared.disabled = shown.checked;
   }

@@ -1,20 +1,51 @@
 // What the server knows, asked for.
 import { INF_CELL, MISSING_CELL, PER_DECADE, ZERO_CELL } from "./constants.js";
 
-async function ask(route, parameters) {
+const AGAIN = "trying again.";
+const SOURCES_SECONDS = 25; // a list of names takes no longer where a server is alive
+
+// What may be well the next time: the server is away, or has not read the run yet.
+export class Passing extends Error {}
+
+export const silent = () => new Passing(`TensorBoard does not answer; ${AGAIN}`);
+const broken = () => new Passing(`TensorBoard's answer broke off; ${AGAIN}`);
+
+async function ask(route, parameters, options) {
   const url = new URL(route, import.meta.url);
   url.search = new URLSearchParams(parameters);
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(await response.text());
+  let response;
+  try {
+    response = await fetch(url, options);
+  } catch {
+    throw silent();
+  }
+  if (!response.ok) throw await refused(response);
   return response;
 }
 
-const json = async (route, parameters) => (await ask(route, parameters)).json();
+// A server that is in the way of TensorBoard answers in HTML, which is no sentence.
+async function refused(response) {
+  const plain = response.headers.get("content-type")?.startsWith("text/plain");
+  const text = plain ? await response.text().catch(() => "") : "";
+  if (text && response.status === 404) return new Passing(text);
+  if (text && response.status < 500) return new Error(text);
+  return new Passing(`TensorBoard answers with error ${response.status}; ${AGAIN}`);
+}
+
+async function json(route, parameters, options) {
+  const response = await ask(route, parameters, options);
+  try {
+    return await response.json();
+  } catch {
+    throw broken();
+  }
+}
 
 const of = (source, more) => ({ run: source.run, optimizer: source.optimizer, ...more });
 
 export async function sources() {
-  const found = (await json("sources", {})).sources;
+  const signal = AbortSignal.timeout(SOURCES_SECONDS * 1000);
+  const found = (await json("sources", {}, { signal, cache: "no-store" })).sources;
   for (const source of found) {
     source.key = source.optimizer ? `${source.run} (${source.optimizer})` : source.run;
   }
@@ -35,8 +66,10 @@ export const chart = (name, source, where) => json(name, of(source, where));
 // The heatmap's cells: decades (NaN where there is nothing to show) and, apart, where a
 // gradient was NaN or Inf.
 export async function heat(source, where, rowCount) {
-  const bytes = await (await ask("heat", of(source, where))).arrayBuffer();
+  const response = await ask("heat", of(source, where));
+  const bytes = await response.arrayBuffer().catch(() => { throw broken(); });
   const bins = bytes.byteLength / (8 + 2 * rowCount);
+  if (!Number.isInteger(bins)) throw broken();
   const cells = new Int16Array(bytes, 8 * bins);
   const decades = [];
   const nonfinite = [];

@@ -8,12 +8,14 @@ import { grouped, outlined, selected, written } from "./rows.js";
 import { change, restore, stepsShown, view } from "./view.js";
 
 const POLL_SECONDS = 30;
+const RETRY_SECONDS = 3;
 const BINS = 1000;
 
 const PAGE = `
   <aside aria-label="What to show">${controls.SIDEBAR}</aside>
   <main>
     <p id="status" role="status">Loading.</p>
+    <p id="missing" role="status" hidden></p>
     <section id="heatmap" tabindex="0" aria-label="Heatmap; arrow keys move the selection"></section>
     <p id="cell">Point at a cell to read it, click it to select its parameter and step, drag to zoom.</p>
     <section id="totals" aria-label="Total gradient norm"></section>
@@ -30,12 +32,19 @@ const by = (id) => document.getElementById(id);
 
 let sources = [];
 const summaries = new Map(); // by source key
-let plotly = null; // settles once it is loaded
-let newest = 0;
+let [newest, asked] = [0, 0];
+let isStale = true; // until all that is selected is drawn
+let standIn = ""; // shown while the selected run is not there
+let retry = null;
+
+const style = untilLoaded(() => Object.assign(document.createElement("link"),
+  { rel: "stylesheet", href: new URL("style.css", import.meta.url) }));
+const plotly = untilLoaded(() => Object.assign(document.createElement("script"),
+  { src: new URL("plotly.min.js", import.meta.url) }));
 
 export async function render() {
-  plotly = loadPlotly();
-  await loadStyle();
+  plotly().catch(() => {}); // asked for again where it is needed
+  await style().catch(() => {});
   document.body.innerHTML = PAGE;
   restore();
   controls.listen(redraw);
@@ -45,33 +54,42 @@ export async function render() {
   await refresh();
 }
 
-function loadStyle() {
-  const link = document.createElement("link");
-  return loaded(Object.assign(link, { rel: "stylesheet", href: new URL("style.css", import.meta.url) }));
-}
-
-function loadPlotly() {
-  const script = document.createElement("script");
-  return loaded(Object.assign(script, { src: new URL("plotly.min.js", import.meta.url) }));
+// Loads once; what failed is tried again by the next call.
+function untilLoaded(make) {
+  let loading = null;
+  return () => (loading ??= loaded(make()).catch((error) => {
+    loading = null;
+    throw error;
+  }));
 }
 
 function loaded(element) {
   return new Promise((resolve, reject) => {
-    Object.assign(element, { onload: resolve, onerror: reject });
+    const failed = () => {
+      element.remove();
+      reject(data.silent());
+    };
+    Object.assign(element, { onload: resolve, onerror: failed });
     document.head.append(element);
   });
 }
 
-// Look for new runs and new steps, and draw if there are any.
+// Look for new runs and new steps, and draw if there are any, or if something failed.
 async function refresh() {
+  const asking = ++asked;
   try {
     const found = await data.sources();
-    if (sources.length && JSON.stringify(found) === JSON.stringify(sources)) return;
+    await style();
+    if (asking !== asked) return;
+    if (sources.length && !found.length) {
+      throw new data.Passing("TensorBoard knows of no run any more; trying again.");
+    }
+    const isSame = JSON.stringify(found) === JSON.stringify(sources);
     sources = found;
-    await redraw();
+    if (isStale || !isSame) await redraw();
+    else tryAgainIf(isMissing());
   } catch (error) {
-    sources = []; // so that everything is drawn once the server answers again
-    say(error.message);
+    if (asking === asked) failed(error);
   }
 }
 
@@ -79,29 +97,59 @@ async function redraw() {
   const drawing = ++newest;
   try {
     await draw(() => drawing === newest);
+    if (drawing !== newest) return;
+    isStale = false;
+    tryAgainIf(isMissing());
   } catch (error) {
-    if (drawing === newest) say(error.message);
+    if (drawing === newest) failed(error);
   }
+}
+
+function failed(error) {
+  isStale ||= error instanceof data.Passing;
+  tryAgainIf(isStale);
+  say(error.message);
+}
+
+function tryAgainIf(isNeeded) {
+  clearTimeout(retry);
+  retry = isNeeded ? setTimeout(refresh, RETRY_SECONDS * 1000) : null;
+}
+
+const isThere = (key) => sources.some((source) => source.key === key);
+const isMissing = () => sources.length > 0 && !isThere(view.run);
+
+// The selected run; while it is not there, another, and the page says so.
+function shownRun() {
+  view.run ||= latest(sources).key;
+  if (isMissing() && !isThere(standIn)) standIn = latest(sources).key;
+  return isMissing() ? standIn : view.run;
+}
+
+function sayWhatIsMissing() {
+  by("missing").hidden = !isMissing();
+  by("missing").textContent = isMissing() ? `Run ${view.run} is not there; this is ${standIn}.` : "";
 }
 
 async function draw(isNewest) {
   document.body.dataset.state = "drawing";
   if (!sources.length) return say(EMPTY);
-  if (!sources.some((source) => source.key === view.run)) view.run = latest(sources).key;
-  const keys = [view.run, ...view.compare.filter((key) => key !== view.run)];
+  const run = shownRun();
+  const keys = [run, ...view.compare.filter((key) => key !== run)];
   const shown = await Promise.all(
     keys.map((key) => sources.find((source) => source.key === key)).filter(Boolean).map(async (source) =>
       ({ source, summary: await summaryOf(source) })));
   if (!isNewest()) return;
   const [{ summary }] = shown;
   choose(summary);
-  controls.showRuns(sources, redraw);
+  sayWhatIsMissing();
+  controls.showRuns(sources, run, redraw);
   controls.showChoices(summary);
   controls.showHighlights(summary.highlights, redraw);
   const columns = selected(summary, view);
   if (!columns.length) return say("No parameter has a name that matches.");
   const groups = grouped(summary, columns, view.group);
-  await heatmap.draw(by("heatmap"), shown[0], groups, { plotly, isNewest });
+  await heatmap.draw(by("heatmap"), shown[0], groups, { plotly: plotly(), isNewest });
   if (!isNewest()) return;
   performance.mark("gradguard-heatmap");
   listenToHeatmap();
@@ -180,10 +228,15 @@ function listenToHeatmap() {
 
 // Of all that shares the cell, the largest is selected.
 async function select(cell) {
-  const source = sources.find(({ key }) => key === view.run);
+  const run = shownRun();
+  const source = sources.find(({ key }) => key === run);
   const { start, stop, row } = cell;
   const { moment, scale } = view;
-  change(await data.peak(source, { rows: written([row]), start, stop, moment, scale }));
+  try {
+    change(await data.peak(source, { rows: written([row]), start, stop, moment, scale }));
+  } catch (error) {
+    return failed(error);
+  }
   redraw();
 }
 
@@ -205,7 +258,7 @@ function zoom(event) {
 }
 
 function move(event) {
-  const { summary } = summaries.get(view.run);
+  const { summary } = summaries.get(shownRun());
   const names = selected(summary, view).map((column) => summary.names[column]);
   const at = names.indexOf(view.parameter);
   const changes = {
