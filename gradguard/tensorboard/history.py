@@ -67,30 +67,42 @@ def living(events: Iterable[Dated]) -> Living:
     writes: list[Write] = []
     epochs: list[Dated] = []
     abandoned: list[Abandoned] = []
-    emptied: Write | None = None
+    declared = False
     for event in events:
         since = event.since
         if since is None:
             epochs.append(event)
             continue
-        left_out = 0
-        while writes and (not writes[-1].steps.size or writes[-1].steps[-1] >= since):
-            last = writes.pop()
-            keep = int((last.steps < since).sum())
-            left_out += last.steps.size - keep
-            emptied = last.cut(keep)
-            if keep:
-                writes.append(emptied)
+        left_out = _cut(writes, since)
         # Until version 2 statistics were dated by the update after their last.
         while epochs and epochs[-1].step > since:
             epochs.pop()
+        if left_out and declared:  # the same session cuts again, where it goes on
+            step, steps = abandoned.pop()
+            since, left_out = min(step, since), steps + left_out
         if left_out:
             abandoned.append(Abandoned(since, left_out))
-        if isinstance(event.write, Write):
+        declared = event.write is None and (declared or left_out > 0)
+        if isinstance(event.write, Write) and (event.write.steps.size or not writes):
             writes.append(event.write)
-    if not writes and emptied is not None:
-        writes.append(emptied)  # of no step, and it still says what the columns are
+    # What is without steps says what the columns are, if nothing else does.
+    writes = [write for write in writes if write.steps.size] or writes
     return Living(writes, [_epochs(event) for event in epochs], tuple(abandoned))
+
+
+def _cut(writes: list[Write], since: int) -> int:
+    """Take steps from `since` on out of writes, and return how many these were.
+
+    The first write stays, if without any step.
+    """
+    left_out = 0
+    while writes and writes[-1].steps.size and writes[-1].steps[-1] >= since:
+        last = writes.pop()
+        keep = int((last.steps < since).sum())
+        left_out += last.steps.size - keep
+        if keep or not writes:
+            writes.append(last.cut(keep))
+    return left_out
 
 
 def opened_sessions(events: list[Dated]) -> list[Dated]:

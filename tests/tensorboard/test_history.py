@@ -87,7 +87,7 @@ HISTORIES: dict[
     "purged behind where it goes on": (
         [(0, 1, spans(0, 50)), (45, 2, spans(20, 30))],
         [1] * 20 + [2] * 10,
-        [(45, 5), (20, 25)],
+        [(20, 30)],
     ),
     "only the second declares": (
         [(None, 1, spans(0, 50)), (20, 2, spans(20, 40))],
@@ -279,6 +279,17 @@ def test_clip_of_an_abandoned_branch_is_not_told(tmp_path: Path) -> None:
 
     assert recording.unoptimized == ("last",)
     assert recording.abandoned == ((20, 20),)
+
+
+def test_parameters_of_an_abandoned_branch_are_not_told(tmp_path: Path) -> None:
+    for names in (("old",), ("new",)):
+        with new_event_file(tmp_path) as sink:
+            writer = EventWriter(sink, tmp_path, max_scalars=0)
+            part = records(np.ones((5, 1)), names=names)
+            writer.write(Schema(names), part, {})
+            writer.close()
+
+    assert read_run(tmp_path).names == ("new",)
 
 
 def test_report_says_what_is_left_out(tmp_path: Path) -> None:
