@@ -3,8 +3,10 @@
 Places are texts throughout: a `Path` would make `memory:/logs` of `memory://logs`.
 """
 
+import errno
 import os
 import re
+import shutil
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,18 @@ def located(path: str | Path) -> str:
 def below(place: str, name: str) -> str:
     """Return what is called `name` in a place."""
     return f"{place.rstrip('/')}/{name}" if is_url(place) else os.path.join(place, name)  # noqa: PTH118 (a URL is no Path)
+
+
+def require_room(directory: str, size: int) -> None:
+    """Do nothing if so many bytes can be written to a directory; at a URL, nothing at all.
+
+    To be asked ahead of a writer that works in a thread, which does not outlive a failure.
+
+    Raises:
+        OSError: If the directory is gone or its disk is full.
+    """
+    if not is_url(directory) and shutil.disk_usage(directory).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory)
 
 
 def opened(file: str) -> BinaryIO:

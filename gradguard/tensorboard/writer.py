@@ -35,6 +35,10 @@ from gradguard.tensorboard.reader import chronicle
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
+# Free bytes of a disk below which nothing is written: names, scalars, and the logger's own.
+_HEADROOM = 2**20
+
+
 class EventSink(Protocol):
     """Where events go: the file writer of a run's directory."""
 
@@ -84,6 +88,7 @@ class EventWriter:
             scalars: What is dated by the last of them, by tag.
             since: Where the interval began, if its first step is not among them.
         """
+        self._require_room(records.before.nbytes + records.after.nbytes)
         step = int(records.steps[-1])
         # What failed below is tried again as a whole: here it may have succeeded.
         if self._written != (schema.optimizer, step):
@@ -111,6 +116,7 @@ class EventWriter:
             epochs: The statistics.
             step: Updates completed.
         """
+        self._require_room(epochs.values.nbytes)
         arrays: Arrays = {
             tags.EPOCHS: epochs.values,
             tags.EPOCH_NUMBERS: epochs.epochs,
@@ -128,6 +134,11 @@ class EventWriter:
         self._sink.flush()
         while self._moments:
             self._moments.popitem()[1].close()
+
+    def _require_room(self, size: int) -> None:
+        # The logger's own events go through the same thread: if ours broke it, the
+        # logger would fail where it would not have without us.
+        places.require_room(self._logdir, 2 * size + _HEADROOM)
 
     def _add(self, step: int, values: list[Summary.Value]) -> None:
         self._sink.add_event(_event(step, values))

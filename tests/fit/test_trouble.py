@@ -348,3 +348,29 @@ def test_warning_that_is_to_be_an_error_is_raised_as_it_is(tmp_path: Path) -> No
         fit(tmp_path, GradGuard(), model=ByHand())
 
     assert not _global_optimizer_pre_hooks
+
+
+class Removing(Twenty):
+    """Has the directory of its run deleted in mid-fit."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self.run = run
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 12:
+            # With a checkpoint all that waits is written, so that no thread is at it.
+            self.trainer.save_checkpoint(self.run.with_name("mid.ckpt"))
+            shutil.rmtree(self.run)
+
+
+@pytest.mark.filterwarnings(f"ignore:{LOST}")
+def test_directory_that_is_gone_does_not_break_the_loggers_writer(
+    tmp_path: Path,
+) -> None:
+    logger = TensorBoardLogger(tmp_path, name=None, version="run")
+
+    fit(tmp_path, GradGuard(), model=Removing(tmp_path / "run"), logger=logger)
+
+    worker = logger.experiment._get_file_writer().event_writer._async_writer._worker
+    assert worker.exception is None
