@@ -149,7 +149,9 @@ async function draw(isNewest) {
   const columns = selected(summary, view);
   if (!columns.length) return say("No parameter has a name that matches.");
   const groups = grouped(summary, columns, view.group);
-  await heatmap.draw(by("heatmap"), shown[0], groups, { plotly: plotly(), isNewest });
+  const library = plotly();
+  library.catch(() => {}); // said where it is awaited, if it still is by then
+  await heatmap.draw(by("heatmap"), shown[0], groups, { plotly: library, isNewest });
   if (!isNewest()) return;
   performance.mark("gradguard-heatmap");
   listenToHeatmap();
