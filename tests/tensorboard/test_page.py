@@ -596,10 +596,20 @@ def test_click_on_a_cell_while_the_server_is_away_is_answered(
     page, server = away
     page.open(run="clipped")
     server.fault, server.route = "away", "peak"
+    # All it says, for it may be drawn again before anybody looks.
+    page.run(
+        """
+        const status = document.getElementById("status");
+        window.said = [];
+        new MutationObserver(() => window.said.push(status.textContent))
+          .observe(status, { childList: true, characterData: true, subtree: true });"""
+    )
 
     page.click(row=7, step=12)
 
-    status_becomes(page, SILENT)
+    WebDriverWait(page.browser, PATIENCE).until(
+        lambda _: SILENT in page.run("return window.said")
+    )
     server.fault = None
     status_becomes(page, "")
 
