@@ -92,9 +92,13 @@ class Page:
         script = "return document.getElementById(arguments[0]).layout.title.text"
         return str(self.run(script, panel))
 
-    def click(self, *, row: int, step: int) -> None:
-        """Click a cell of the heatmap."""
+    def press(self, *, row: int, step: int) -> None:
+        """Click a cell of the heatmap, whatever comes of it."""
         self._at(row, step).click().perform()
+
+    def click(self, *, row: int, step: int) -> None:
+        """Click a cell of the heatmap, and wait until it is selected."""
+        self.press(row=row, step=step)
         self.run("document.body.dataset.state = 'clicked'")
         self.wait_until_drawn()
 
@@ -201,6 +205,7 @@ def page(
     with board(logdir, load_fast=request.param) as tensorboard:
         tensorboard.wait(lambda: len(tensorboard.runs()) == 3)
         yield Page(browser, tensorboard, shots)
+        browser.get("about:blank")  # an open page would ask on
 
 
 @pytest.fixture(autouse=True)
@@ -605,7 +610,7 @@ def test_click_on_a_cell_while_the_server_is_away_is_answered(
           .observe(status, { childList: true, characterData: true, subtree: true });"""
     )
 
-    page.click(row=7, step=12)
+    page.press(row=7, step=12)
 
     WebDriverWait(page.browser, PATIENCE).until(
         lambda _: SILENT in page.run("return window.said")
@@ -624,6 +629,7 @@ def test_run_of_a_link_that_is_not_there_is_said_and_another_shown(page: Page) -
     assert missing.text == f"Run deleted is not there; this is {page.run(checked)}."
     choose_run(page, "clipped")
     WebDriverWait(page.browser, PATIENCE).until(lambda _: not missing.is_displayed())
+    page.wait_until_drawn()
 
 
 def test_run_that_comes_late_is_shown_as_its_link_says(
