@@ -66,7 +66,7 @@ def write_inline(value: Any) -> str:
 
     Example:
         >>> write_inline([{"norm": 5.0}]), write_inline("010"), write_inline(0.001)
-        ("[{norm: 5.0}]", "'010'", '0.001')
+        ('[{norm: 5.0}]', "'010'", '0.001')
     """
     text = yaml.dump(
         [value], Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=2**31

@@ -430,7 +430,7 @@ def test_environment_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     [guard] = callbacks()
     assert guard.layer_statistics
 
-    monkeypatch.setenv(VARIABLE, "layer_statistics=yes")
+    monkeypatch.setenv(VARIABLE, "layer_statistics=perhaps")
     with pytest.raises(ValueError, match="expects true or false for layer_statistics"):
         callbacks()
 

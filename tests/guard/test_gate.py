@@ -54,15 +54,15 @@ class Poisoned(Net):
         self.numbers = list(range(20))
         self.number = -1
         for name, parameter in self.named_parameters():
-            parameter.register_hook(self._poison(name))  # type: ignore[no-untyped-call] # torch's
+            # Behind autograd and all tensor hooks, ahead of which *before* is taken.
+            parameter.register_post_accumulate_grad_hook(self._poison(name))  # type: ignore[no-untyped-call] # torch's
 
-    def _poison(self, name: str) -> Callable[[Tensor], Tensor]:
-        def poison(gradient: Tensor) -> Tensor:
+    def _poison(self, name: str) -> Callable[[Tensor], None]:
+        def poison(parameter: Tensor) -> None:
             target, value = self.faults.get(self.number, ("", 0.0))
             if target == name:
-                gradient = gradient.clone()
-                gradient.view(-1)[-1] = value
-            return gradient
+                assert parameter.grad is not None  # just accumulated
+                parameter.grad.view(-1)[-1] = value
 
         return poison
 
