@@ -56,12 +56,13 @@ class _Checkpoints:
         checkpoint: Mapping[str, Any],
         path: str,
         write: Write,
-        by_callback: bool,  # noqa: FBT001 (as `hooks.saves` calls it)
+        *,
+        by_callback: bool,
     ) -> bool:
         """Write a checkpoint where it does no harm; return whether that is at its path."""
         state = checkpoint.get("state_dict", {})
         names = self._ruined(state.items())
-        if not self._on_any_rank(bool(names)):
+        if not self._on_any_rank(found=bool(names)):
             write(path)
             self._good.append(path)
             self._in_a_row = 0
@@ -88,7 +89,9 @@ class _Checkpoints:
     def _ruined(self, state: Iterable[tuple[str, Tensor]]) -> list[str]:
         try:
             found = ruined(dict(state), buffers=self._buffers)
-        except Exception as error:  # of tensors nobody knows; a save must not fail for it
+        except (
+            Exception
+        ) as error:  # of tensors nobody knows; a save must not fail for it
             self._fit.trouble(error)
             return []
         return [name for name in found if name not in self._as_ever]
@@ -120,9 +123,9 @@ class _Checkpoints:
 
     def _is_there(self, path: str) -> bool:
         here = self._fit.trainer.is_global_zero and places.exists(path)
-        return self._on_any_rank(here)
+        return self._on_any_rank(found=here)
 
-    def _on_any_rank(self, found: bool) -> bool:  # noqa: FBT001 (nothing else is given)
+    def _on_any_rank(self, *, found: bool) -> bool:
         strategy = self._fit.trainer.strategy
         return bool(strategy.reduce_boolean_decision(found, all=False))
 

@@ -7,7 +7,7 @@ asked, and the callback is put back to before it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from gradguard.hooks.shadow import shadow
 
@@ -23,9 +23,26 @@ _HOOKS = (
 Write = Callable[[str], None]
 """Writes a checkpoint to a path."""
 
-Save = Callable[[Mapping[str, Any], str, Write, bool], bool]
-"""Given a checkpoint, its path, what writes it, and whether a checkpoint callback asks for
-it: writes it or not, and returns whether it is saved where it was to be."""
+
+class Save(Protocol):
+    """Writes a checkpoint, or does not."""
+
+    def __call__(
+        self,
+        checkpoint: Mapping[str, Any],
+        path: str,
+        write: Write,
+        *,
+        by_callback: bool,
+    ) -> bool:
+        """Return whether the checkpoint is saved at its path, as it was to be.
+
+        Args:
+            checkpoint: What is to be saved.
+            path: Where to.
+            write: Writes it.
+            by_callback: Whether a checkpoint callback asks for it, in one of its hooks.
+        """
 
 
 def at_saves(trainer: Any, save: Save, end: Callable[[], None]) -> None:
@@ -76,8 +93,9 @@ class _Saves:
         def write(path: str) -> None:
             save_checkpoint(checkpoint, path, storage_options=storage_options)
 
-        saved = self._save(checkpoint, str(filepath), write, self._asked_by_callback)
-        if not saved and self._asked_by_callback:
+        by_callback, path = self._asked_by_callback, str(filepath)
+        saved = self._save(checkpoint, path, write, by_callback=by_callback)
+        if by_callback and not saved:
             raise _Refused
 
     def _hook_of(self, callback: Any) -> Callable[..., None]:

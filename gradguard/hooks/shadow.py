@@ -32,9 +32,7 @@ def shadow(owner: Any, name: str, call: Callable[..., Any]) -> Callable[[], None
 class _Shadow:
     """A method of an object, and what is called in its place."""
 
-    def __init__(
-        self, owner: Any, name: str, call: Callable[..., Any] | None
-    ) -> None:
+    def __init__(self, owner: Any, name: str, call: Callable[..., Any] | None) -> None:
         self._owner, self._name = owner, name
         self._method = getattr(owner, name)
         self.call = call
