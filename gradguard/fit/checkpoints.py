@@ -10,13 +10,13 @@ That name has no `.ckpt`: Lightning takes the newest `last*.ckpt` for the last c
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from gradguard.fit.context import FitContext
-from gradguard.guard.ruin import in_words, ruined
+from gradguard.guard.ruin import ruined
 from gradguard.hooks.saves import Write, at_saves
 from gradguard.names import named
 from gradguard.tensorboard import places
@@ -40,12 +40,10 @@ class _Checkpoints:
     def __init__(self, fit: FitContext) -> None:
         self._fit = fit
         self._buffers = dict(fit.module.named_buffers()).keys()
-        self._as_ever: set[str] = set()
         # Some keep a mask of -Inf among the parameters, and nothing has ruined it.
-        self._as_ever = {
-            *self._ruined(fit.module.named_parameters()),
-            *self._ruined(fit.module.named_buffers()),
-        }
+        self._given: Collection[str] = ()
+        state = [*fit.module.named_parameters(), *fit.module.named_buffers()]
+        self._given = self._ruined(state).keys()
         resumed = fit.trainer.ckpt_path
         self._good = [str(resumed)] if resumed else []
         self._in_a_row = 0
@@ -60,21 +58,20 @@ class _Checkpoints:
         by_callback: bool,
     ) -> bool:
         """Write a checkpoint where it does no harm; return whether that is at its path."""
-        state = checkpoint.get("state_dict", {})
-        names = self._ruined(state.items())
-        if not self._on_any_rank(found=bool(names)):
+        holding = self._ruined(checkpoint.get("state_dict", {}).items())
+        if not self._on_any_rank(found=bool(holding)):
             write(path)
             self._good.append(path)
             self._in_a_row = 0
             return True
-        held = self._held(state, names)
+        seen = self._in_words(holding)
         if not by_callback and not self._is_there(path):
             write(path)
-            self._warn(f"{held}, and so they were saved in {path}, as asked")
+            self._warn(f"{seen}, and so they were saved in {path}, as asked")
             return True
         self._kept_back += 1
         where = _written_beside(path, write)
-        self._warn(f"{held}, so they were not saved as {path}, but {where}")
+        self._warn(f"{seen}, so they were not saved as {path}, but {where}")
         return False
 
     def close(self) -> None:
@@ -86,27 +83,27 @@ class _Checkpoints:
                 stacklevel=2,
             )
 
-    def _ruined(self, state: Iterable[tuple[str, Tensor]]) -> list[str]:
+    def _ruined(self, state: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
+        """Return what each tensor holds that was not so from the start, by name."""
         try:
-            found = ruined(dict(state), buffers=self._buffers)
+            found = ruined(state, buffers=self._buffers)
         except (
             Exception
         ) as error:  # of tensors nobody knows; a save must not fail for it
             self._fit.trouble(error)
-            return []
-        return [name for name in found if name not in self._as_ever]
+            return {}
+        return {name: kinds for name, kinds in found.items() if name not in self._given}
 
-    def _held(self, state: Mapping[str, Tensor], names: list[str]) -> str:
-        """Return what is ruined, in words."""
-        if not names:
+    def _in_words(self, holding: Mapping[str, str]) -> str:
+        if not holding:
             return "weights are not finite on another process"
-        text = f"{named(in_words(state, names))}"
-        if self._buffers >= set(names):
+        culprits = named([f"{name} ({kinds})" for name, kinds in holding.items()])
+        if holding.keys() <= self._buffers:
             return (
-                f"weights are finite, but buffers are not: {text}, as the forward pass "
-                "of a bad batch leaves running means behind (to reset them is enough)"
+                f"weights are finite, but buffers are not: {culprits}, as the forward "
+                "pass of a bad batch leaves running means behind (to reset them is enough)"
             )
-        return f"weights are not finite: {text}"
+        return f"weights are not finite: {culprits}"
 
     def _warn(self, text: str) -> None:
         """Say it at the first such checkpoint of a row, and which one to go back to."""

@@ -1,6 +1,6 @@
 """Which tensors of a state are ruined: weights that are not finite, buffers that hold NaN."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,37 +12,39 @@ from gradguard.guard.culprits import counts
 
 
 @torch.no_grad()
-def ruined(state: Mapping[str, Any], *, buffers: Collection[str]) -> list[str]:
-    """Return the names of ruined tensors, of which each rank knows its own shards.
+def ruined(
+    state: Iterable[tuple[str, Any]], *, buffers: Collection[str]
+) -> dict[str, str]:
+    """Return what each ruined tensor holds, as "NaN" or "+Inf", by name.
 
-    Inf in a buffer is no ruin: masks hold it, and so do running minima before their first
-    value. Syncs once for each device.
+    Of tensors spread over processes each knows its own shards. Inf in a buffer is no ruin:
+    masks hold it, and so do running minima before their first value. Syncs once for each
+    device, where nothing is ruined.
 
     Args:
-        state: Tensors by name, such as a state dict; whatever else is in it is passed by.
+        state: Tensors and their names, such as the items of a state dict; whatever else is
+            in it is passed by.
         buffers: Names of those that are no weights.
     """
-    by_device: dict[torch.device, dict[str, Tensor]] = {}
-    for name, tensor in state.items():
-        if isinstance(tensor, Tensor) and _can_be_ruined(tensor):
-            elements = plain(local(tensor))
-            bad = elements.isnan() if name in buffers else ~elements.isfinite()
-            by_device.setdefault(bad.device, {})[name] = bad.any()
-    return [
-        name
-        for flags in by_device.values()
-        for name, bad in zip(
-            flags, torch.stack([*flags.values()]).tolist(), strict=True
-        )
-        if bad
-    ]
+    parts = [(name, part) for name, entry in state for part in _parts(entry)]
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for name, part in parts:
+        bad = part.isnan() if name in buffers else ~part.isfinite()
+        by_device.setdefault(bad.device, []).append(bad.any())
+    flags = {
+        device: iter(torch.stack(found).tolist()) for device, found in by_device.items()
+    }
+    return {name: str(counts(part)) for name, part in parts if next(flags[part.device])}
 
 
-def in_words(state: Mapping[str, Any], names: Collection[str]) -> list[str]:
-    """Return each name with what its tensor holds, as `bn.running_mean (NaN)`; syncs."""
-    return [f"{name} ({counts(state[name])})" for name in names]
-
-
-def _can_be_ruined(tensor: Tensor) -> bool:
-    numbers = tensor.is_floating_point() or tensor.is_complex()
-    return numbers and not tensor.is_meta
+def _parts(entry: Any) -> Iterator[Tensor]:
+    """Yield the numbers of a tensor that lie on this rank, if it holds any that can be ruined."""
+    if not isinstance(entry, Tensor):
+        return
+    if hasattr(entry, "local_shards"):  # as FSDP1 has them in a state dict
+        shards = [shard.tensor for shard in entry.local_shards()]
+    else:
+        shards = [local(entry)]
+    for shard in shards:
+        if (shard.is_floating_point() or shard.is_complex()) and not shard.is_meta:
+            yield plain(shard)
