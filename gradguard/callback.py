@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from gradguard.clipping.policy import Clip, State, in_order, in_words
 from gradguard.fit.cautions import nothing_recorded, unlisted
+from gradguard.fit.herald import Herald
 from gradguard.fit.rehearsal import Rehearsal
 from gradguard.fit.wanted import Wanted, settings_of, together
 from gradguard.fit.watch import Memory, Watch
@@ -92,6 +94,10 @@ class GradGuard(Callback):
         layer_statistics: Also write, for each parameter, mean and standard deviation of
             weights and gradients, mean |gradient| and how far the update moved the
             weights: before training and at the end of each epoch.
+        verdict: Say on stderr, when the fit ends, what is wrong, since when, where, and
+            what to do, in at most six lines, and in one line when the first gradient that
+            is not finite reaches the weights. Where nothing is found and the Trainer has
+            no progress bar, nothing is said.
 
     Raises:
         TypeError: If `clip` holds something that is not a policy.
@@ -117,6 +123,7 @@ class GradGuard(Callback):
         max_consecutive_skips: int = 10,
         dump_dir: str | Path | None = None,
         layer_statistics: bool = False,
+        verdict: bool = True,
     ) -> None:
         self.clip = clip
         self.policies = in_order(clip)
@@ -126,9 +133,11 @@ class GradGuard(Callback):
         self.max_consecutive_skips = max_consecutive_skips
         self.dump_dir = dump_dir
         self.layer_statistics = layer_statistics
+        self.verdict = verdict
         settings_of(self)  # refuses what is out of its range here, not in mid-fit
         self._watch: Watch | None = None
         self._rehearsal: Rehearsal | None = None
+        self._herald: Herald | None = None
         self._learned: Sequence[State] = []
         self._last_steps: Sequence[int] = []
         self._loaded = False
@@ -243,6 +252,7 @@ class GradGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._close()  # Lightning calls no other hook on this way out
+        self._tell()
         self._let_go()
 
     @override
@@ -250,11 +260,31 @@ class GradGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
         self._close()  # and only this one when the tuner ends a trial
+        self._tell()
         self._let_go()
+
+    @override
+    def __repr__(self) -> str:
+        """Return what was given, as one would write it in code."""
+        usual = signature(GradGuard.__init__).parameters
+        given = {name: vars(self)[name] for name in usual if name in vars(self)}
+        changed = (
+            f"{name}={value!r}"
+            for name, value in given.items()
+            if value != usual[name].default and (value or usual[name].default)
+        )
+        return f"GradGuard({', '.join(changed)})"
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self), "_watch": None, "_rehearsal": None, "_trainer": None}
+        state["_herald"] = None
         return {key: state[key] for key in state.keys() - _OF_THE_MODULE}
+
+    def _tell(self) -> None:
+        """Say the verdict, now that no progress bar is in its way."""
+        herald, self._herald = self._herald, None
+        if herald:
+            herald.tell()
 
     def _let_go(self) -> None:
         """Do not keep the module alive beyond the fit."""
@@ -272,6 +302,7 @@ class GradGuard(Callback):
     def _close(self) -> None:
         watch, self._watch = self._watch, None
         if watch:
+            self._herald = watch.herald
             self._learned, self._last_steps = watch.memory()
             watch.close()
         rehearsal, self._rehearsal = self._rehearsal, None

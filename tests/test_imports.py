@@ -37,7 +37,7 @@ HOUSE = {
     "hooks": ("torch", "gradients clipping"),
     "fit": (
         "numpy torch",
-        "errors names records gradients clipping guard tensorboard hooks",
+        "errors names records gradients health clipping guard tensorboard hooks",
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),
     "attach": ("", "names scalars clipping callback"),

@@ -8,13 +8,15 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from gradguard.fit.herald import Herald
 from gradguard.records.intervals import interval_scalars
-from gradguard.records.recording import Epochs
+from gradguard.records.recording import Epochs, SavedStep
 from gradguard.records.records import Records, thinned
 from gradguard.records.schema import Schema
 from gradguard.tensorboard.writer import EventWriter
@@ -55,13 +57,27 @@ class Loggers:
         trainer: A Trainer of either namespace of Lightning.
         every_n_steps: Write every n-th step, and the spikes between.
         max_scalars: Largest number of parameters to write scalars for.
+        verdict: Whether to keep what a verdict at the end needs.
+
+    Attributes:
+        herald: Who tells it; None if none is wanted.
     """
 
-    def __init__(self, trainer: Any, *, every_n_steps: int, max_scalars: int) -> None:
+    def __init__(
+        self, trainer: Any, *, every_n_steps: int, max_scalars: int, verdict: bool
+    ) -> None:
         self._every_n_steps = every_n_steps
         self._outlets: list[_Outlet] = []
-        for logger in trainer.loggers if trainer.is_global_zero else ():
+        self.herald: Herald | None = None
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
             self._outlets += _outlets(logger, max_scalars)
+        if verdict:
+            found = (one.directory for one in self._outlets if one.directory)
+            self.herald = Herald(trainer, next(found, ""))
+            tell = partial(_to_herald, self.herald)
+            self._outlets.append(_Outlet("the terminal", tell))
 
     def write(
         self,
@@ -110,6 +126,7 @@ class _Outlet:
         write: Writes one interval.
         flush: Waits until it is written.
         close: Closes what does not belong to the logger.
+        directory: Where its event files are; "" if it has none.
     """
 
     def __init__(
@@ -118,7 +135,9 @@ class _Outlet:
         write: Callable[[Interval], None],
         flush: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
+        directory: str = "",
     ) -> None:
+        self.directory = directory
         self._name = name
         self._write, self._flush, self._close = write, flush, close
         self._waiting: deque[Interval] = deque()
@@ -181,6 +200,13 @@ def _outlets(logger: Any, max_scalars: int) -> list[_Outlet]:
         return []
 
 
+def _to_herald(herald: Herald, interval: Interval) -> None:
+    if interval.records is not None:
+        herald.hear(interval.schema, interval.records)
+    if interval.saved_in:
+        herald.hear_saved(interval.schema, SavedStep(interval.step, interval.saved_in))
+
+
 def _outlet(logger: Any, max_scalars: int) -> _Outlet:
     experiment = getattr(logger, "experiment", None)
     name = type(logger).__name__
@@ -192,7 +218,11 @@ def _outlet(logger: Any, max_scalars: int) -> _Outlet:
     sink = experiment._get_file_writer()  # type: ignore[no-untyped-call]
     writer = EventWriter(sink, experiment.log_dir, max_scalars)
     return _Outlet(
-        name, lambda interval: _to_events(writer, interval), writer.flush, writer.close
+        name,
+        lambda interval: _to_events(writer, interval),
+        writer.flush,
+        writer.close,
+        experiment.log_dir,
     )
 
 

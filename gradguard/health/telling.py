@@ -1,0 +1,121 @@
+"""A verdict in, a few lines of plain text out, for terminals and logs."""
+
+import textwrap
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gradguard.health.nonfinite import bad_gradients
+from gradguard.health.steps import updates
+from gradguard.health.verdict import Verdict
+from gradguard.names import named
+from gradguard.records.records import Records
+
+# Of a terminal, before what is said is more than a glance.
+MOST_LINES = 6
+
+_INDENT = " " * 8
+
+
+class _Block(NamedTuple):
+    """Some lines that stand or fall together.
+
+    Attributes:
+        lines: What is said.
+        needed: Whether a verdict without them would not be one.
+    """
+
+    lines: list[str]
+    needed: bool = True
+
+
+def told(
+    verdict: Verdict, *, width: int = 80, report: str = "", speaker: str = ""
+) -> list[str]:
+    """Return a verdict in at most six lines: what, why, what to do, where to read on.
+
+    A line to copy is never broken, however wide it is; names may be, if they are wider
+    than the terminal.
+
+    Args:
+        verdict: What is to be said.
+        width: Of the terminal, in columns.
+        report: The command that says more; "" if there is none.
+        speaker: What the first line begins with.
+    """
+    worst = verdict.worst
+    if worst is None:
+        notes = _rest(len(verdict.causes), "note")
+        more = f" {notes}: {report}" if notes and report else ""
+        return [speaker + verdict.text + more]
+    what = f"{worst.severity}: {worst.text}"
+    blocks = [
+        _Block(_wrapped(what, width, first=speaker, rest="  ")),
+        _Block(_labelled("Why", worst.why, width), needed=False),
+        _Block(_do(worst.do or worst.advice, width, copied=bool(worst.do))),
+        _Block(_labelled("", worst.advice, width) if worst.do else [], needed=False),
+        _Block([f"  Run:  {worst.command}"] if worst.command else []),
+        _Block([f"  See:  {report}{_others(verdict)}"] if report else []),
+    ]
+    return list(_fitting(blocks))
+
+
+def alarm(records: Records) -> str | None:
+    """Return one line on the first update that is not finite; None if all are.
+
+    Args:
+        records: Steps as they come, without those that were refused.
+    """
+    applied = updates(records)
+    if not applied.nonfinite.any():
+        return None
+    row = int(applied.nonfinite.argmax())
+    held, names = bad_gradients(applied, row)
+    loss = float(applied.loss[row])
+    known = "" if loss != loss and row == 0 else f" (loss {loss:.3g})"  # noqa: PLR0124 (NaN)
+    return f"step {applied.steps[row]}: {held} in {named(names)}{known}"
+
+
+def _do(text: str, width: int, *, copied: bool) -> list[str]:
+    return [f"  Do:   {text}"] if copied else _labelled("Do", text, width)
+
+
+def _labelled(label: str, text: str, width: int) -> list[str]:
+    first = f"  {label + ':' * bool(label):<6}"
+    return _wrapped(text, width, first=first, rest=_INDENT) if text else []
+
+
+def _wrapped(text: str, width: int, *, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def _fitting(blocks: list[_Block]) -> Iterator[str]:
+    """Yield the lines of what is needed, and of the rest as much as there is room for."""
+    room = MOST_LINES - sum(len(block.lines) for block in blocks if block.needed)
+    for block in blocks:
+        if block.needed:
+            yield from block.lines
+        elif len(block.lines) <= room:
+            room -= len(block.lines)
+            yield from block.lines
+
+
+def _others(verdict: Verdict) -> str:
+    """Return how much more there is to read, in brackets."""
+    others = [one.severity for one in verdict.causes if one is not verdict.worst]
+    counts = (
+        _rest(others.count(severity), severity)
+        for severity in ("error", "warning", "note")
+    )
+    told_counts = ", ".join(filter(None, counts))
+    return f"  ({told_counts} more)" if told_counts else ""
+
+
+def _rest(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}" if count else ""
