@@ -36,7 +36,7 @@ HOUSE = {
     ),
     "hooks": ("torch", "gradients clipping"),
     "fit": (
-        "numpy torch",
+        "numpy torch tqdm",
         "errors names records gradients health clipping guard tensorboard hooks",
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),

@@ -8,12 +8,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from gradguard.fit.story import Story
 from gradguard.health.telling import alarm, told
 from gradguard.health.verdict import Verdict, verdict
 from gradguard.records.recording import SavedStep
 from gradguard.records.records import Records
 from gradguard.records.schema import Schema
+from gradguard.tensorboard.places import is_url
 
 _WORST_FIRST = ("error", "warning", None)
 
@@ -27,7 +30,7 @@ class Herald:
     """Hear of every write of a fit, and tell on stderr what has to be told.
 
     Args:
-        trainer: A Trainer of either namespace of Lightning; its bar is not torn apart.
+        trainer: A Trainer of either namespace of Lightning; what has no bar wants no chatter.
         directory: Where the records are written; "" if they are in no event files.
     """
 
@@ -44,7 +47,7 @@ class Herald:
         if found is not None:
             self._alarmed = True
             more = f"; {self._report}" if self._report else ""
-            self._say(f"{_SPEAKER}{found}{more}")
+            _say(f"{_SPEAKER}{found}{more}")
 
     def hear_saved(self, schema: Schema, saved: SavedStep) -> None:
         """Note where a bad step was saved."""
@@ -79,12 +82,12 @@ class Herald:
         label = f"{worst}: " if len(verdicts) > 1 and chosen.worst else ""
         speaker = f"{_SPEAKER}{label}"
         lines = told(chosen, width=width, report=self._report, speaker=speaker)
-        self._say("\n".join(lines))
+        _say("\n".join(lines))
 
-    def _say(self, text: str) -> None:
-        bar = self._trainer.progress_bar_callback
-        say = bar.print if bar and bar.is_enabled else print
-        say(text, file=sys.stderr)
+
+def _say(text: str) -> None:
+    """Print on stderr; bars of tqdm step aside, and those of rich do so by themselves."""
+    tqdm.write(text, file=sys.stderr)
 
 
 def _rank(one: Verdict) -> int:
@@ -93,6 +96,8 @@ def _rank(one: Verdict) -> int:
 
 def _short(directory: str) -> str:
     """Return a directory as one would type it: from here, if it is below."""
+    if is_url(directory):
+        return shlex.quote(directory)
     here = Path.cwd()
     path = Path(directory)
     shown = path.relative_to(here) if path.is_relative_to(here) else path

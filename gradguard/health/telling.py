@@ -1,5 +1,6 @@
 """A verdict in, a few lines of plain text out, for terminals and logs."""
 
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,7 +14,14 @@ from gradguard.records.records import Records
 # Of a terminal, before what is said is more than a glance.
 MOST_LINES = 6
 
+# Of them for what is wrong; for why and what to do the rest is enough.
+_MOST_OF_WHAT = 3
+
 _INDENT = " " * 8
+
+# Characters of a name that is shown whole.
+_LONG = 36
+_LONG_NAME = re.compile(rf"[\w.\[\]]{{{_LONG + 6},}}")
 
 
 class _Block(NamedTuple):
@@ -33,8 +41,8 @@ def told(
 ) -> list[str]:
     """Return a verdict in at most six lines: what, why, what to do, where to read on.
 
-    A line to copy is never broken, however wide it is; names may be, if they are wider
-    than the terminal.
+    A line to copy is never broken, however wide it is. A long name is cut at a dot, and
+    `*.` stands for what is left out, as in the patterns of `ByName`.
 
     Args:
         verdict: What is to be said.
@@ -45,16 +53,18 @@ def told(
     worst = verdict.worst
     if worst is None:
         notes = _rest(len(verdict.causes), "note")
-        more = f" {notes}: {report}" if notes and report else ""
-        return [speaker + verdict.text + more]
+        more = [f"  See:  {report}  ({notes})"] if notes and report else []
+        return [speaker + verdict.text, *more]
     what = f"{worst.severity}: {worst.text}"
     blocks = [
-        _Block(_wrapped(what, width, first=speaker, rest="  ")),
+        _Block(_wrapped(what, width, first=speaker, rest="  ", most=_MOST_OF_WHAT)),
         _Block(_labelled("Why", worst.why, width), needed=False),
         _Block(_do(worst.do or worst.advice, width, copied=bool(worst.do))),
         _Block(_labelled("", worst.advice, width) if worst.do else [], needed=False),
         _Block([f"  Run:  {worst.command}"] if worst.command else []),
-        _Block([f"  See:  {report}{_others(verdict)}"] if report else []),
+        _Block(
+            [f"  See:  {report}{_others(verdict)}"] if report else [], not worst.command
+        ),
     ]
     return list(_fitting(blocks))
 
@@ -76,23 +86,38 @@ def alarm(records: Records) -> str | None:
 
 
 def _do(text: str, width: int, *, copied: bool) -> list[str]:
-    return [f"  Do:   {text}"] if copied else _labelled("Do", text, width)
+    return [f"  Do:   {text}"] if copied else _labelled("Do", text, width, most=2)
 
 
-def _labelled(label: str, text: str, width: int) -> list[str]:
+def _labelled(label: str, text: str, width: int, most: int = MOST_LINES) -> list[str]:
     first = f"  {label + ':' * bool(label):<6}"
-    return _wrapped(text, width, first=first, rest=_INDENT) if text else []
+    return _wrapped(text, width, first=first, rest=_INDENT, most=most) if text else []
 
 
-def _wrapped(text: str, width: int, *, first: str, rest: str) -> list[str]:
+def _wrapped(text: str, width: int, *, first: str, rest: str, most: int) -> list[str]:
     return textwrap.wrap(
-        text,
+        _LONG_NAME.sub(lambda name: _shortened(name[0]), text),
         width,
+        max_lines=most,
+        placeholder=" ...",
         initial_indent=first,
         subsequent_indent=rest,
         break_on_hyphens=False,
         break_long_words=False,
     )
+
+
+def _shortened(name: str) -> str:
+    """Return the last parts of a name behind `*.`, as many as are short together.
+
+    Example:
+        >>> _shortened("model.backbone.encoder.blocks.7.self_attn.out_proj.weight")
+        '*.blocks.7.self_attn.out_proj.weight'
+    """
+    *parts, shown = name.split(".")
+    while parts and len(parts[-1]) + len(shown) < _LONG:
+        shown = f"{parts.pop()}.{shown}"
+    return f"*.{shown}" if parts else shown
 
 
 def _fitting(blocks: list[_Block]) -> Iterator[str]:
