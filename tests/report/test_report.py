@@ -218,6 +218,22 @@ def test_findings_are_those_of_the_diagnosis(diverged: Path) -> None:
         assert f"{finding.severity} {finding} {finding.advice}" in text
 
 
+def test_one_spike_is_told_with_its_step_and_tensor(tmp_path: Path) -> None:
+    norms = np.random.default_rng(0).lognormal(0, 0.1, (200, 3))
+    norms[150, 1] *= 278
+    write(tmp_path, records(norms))
+
+    (entry,) = parsed(tmp_path)["runs"]
+    (spike,) = [one for one in entry["findings"] if one["kind"] == "spike"]
+
+    assert (spike["step"], spike["parameter"]) == (150, "layer.1.weight")
+    assert spike["severity"] == "warning"
+    largest = f"{norms[150, 1]:.4g}"
+    assert f"largest {largest}, step 150, layer.1.weight" in words(tmp_path)
+    assert spike["text"] in words(tmp_path)
+    assert spike["command"] in printed(tmp_path, width=60)
+
+
 def test_threshold_is_the_one_suggested(diverged: Path) -> None:
     [recording] = read_recordings(diverged).values()
 
