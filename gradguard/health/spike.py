@@ -6,9 +6,9 @@ import numpy as np
 
 from gradguard.health.finding import Finding
 from gradguard.health.replay import command
-from gradguard.health.steps import only
+from gradguard.health.steps import only, spikes
 from gradguard.names import named
-from gradguard.records.outliers import WINDOW, Outlier, outliers
+from gradguard.records.outliers import WINDOW, Outlier
 from gradguard.records.recording import Recording
 from gradguard.records.records import Records
 
@@ -26,10 +26,9 @@ def spike(recording: Recording) -> Finding | None:
     gradguard skipped it. A total that rises until it overflows is no spike.
     """
     seen = only(recording.records, ~recording.records.skipped)
-    found = _passed(seen, outliers(seen.total_before))
+    found = sorted(spikes(seen), key=lambda one: one.times, reverse=True)
     if not found:
         return None
-    found.sort(key=lambda one: one.times, reverse=True)
     largest, *others = found
     rows = [one.row for one in found]
     skips = int(seen.refused[rows].sum())
@@ -54,18 +53,6 @@ def spike(recording: Recording) -> Finding | None:
         | {"spikes": float(len(found)), "skipped": float(skips)},
         command(recording, seen.steps[rows], keep='on_spike="skip"'),
     )
-
-
-def _passed(seen: Records, found: Sequence[Outlier]) -> list[Outlier]:
-    """Return the outliers that did not end in an update that was not finite."""
-    lost = {*np.flatnonzero(seen.nonfinite & ~seen.refused).tolist()}
-    passed: list[Outlier] = []
-    for one in reversed(found):
-        if one.row + 1 in lost:
-            lost.add(one.row)
-        else:
-            passed.append(one)
-    return passed[::-1]
 
 
 def _is_bounded(seen: Records, one: Outlier) -> bool:

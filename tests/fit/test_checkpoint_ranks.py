@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.checkpoint_ranks import BAD_RANK, RUIN, STRATEGIES
+from tests.support.checkpoint_ranks import RUIN, STRATEGIES
 from tests.support.processes import torchrun
 
 strategies = pytest.mark.parametrize("strategy", STRATEGIES)
@@ -43,9 +43,8 @@ def test_each_rank_knows_which_it_is(runs: Path, strategy: str, rank: int) -> No
 
 @pytest.mark.slow
 @strategies
-def test_rank_that_holds_the_ruin_names_it(runs: Path, strategy: str) -> None:
-    (mine,) = known(runs, strategy, BAD_RANK)["said"]
-    (others,) = known(runs, strategy, 1 - BAD_RANK)["said"]
+def test_rank_that_sees_the_ruin_names_it(runs: Path, strategy: str) -> None:
+    said = [text for rank in (0, 1) for text in known(runs, strategy, rank)["said"]]
 
-    assert "weights are not finite: up.weight (NaN)" in mine
-    assert "weights are not finite" in others  # there, if none of its own
+    assert [("weights are not finite" in text) for text in said] == [True, True]
+    assert any("up.weight (NaN)" in text for text in said)

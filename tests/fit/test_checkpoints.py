@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -16,12 +17,13 @@ from lightning.pytorch.callbacks import (
     OnExceptionCheckpoint,
     WeightAveraging,
 )
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import AsyncCheckpointIO, TorchCheckpointIO
 from torch import Tensor, nn
 from typing_extensions import override
 
 from gradguard import GradGuard
-from tests.support.trainers import Twenty, trainer
+from tests.support.trainers import QUIET, Twenty, trainer
 
 # The batch after which weights are ruined, and those after which they are saved.
 RUIN, EVERY = 9, 3
@@ -189,6 +191,66 @@ def test_checkpoint_of_an_epoch_is_kept_by_the_default_callback(tmp_path: Path) 
     assert is_good(kept)
     assert runner.checkpoint_callback
     assert getattr(runner.checkpoint_callback, "best_model_path") == str(kept)  # noqa: B009
+
+
+class Validated(Twenty):
+    """Is judged by a metric that only validation gives."""
+
+    @override
+    def validation_step(self, batch: Tensor, _: int) -> None:
+        self.log("judged", self.loss(batch))
+
+    @override
+    def val_dataloader(self) -> Any:
+        return self.train_dataloader()
+
+
+@quiet
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"every_n_train_steps": 20, "save_on_train_epoch_end": False}],
+    ids=["by epoch", "deferred"],
+)
+def test_best_by_validation_stays_the_best(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    options = {"monitor": "judged", "save_top_k": 2, **options}
+    save = ModelCheckpoint(tmp_path / "saved", **options)
+    callbacks = [guarding(), RuinInTheSecondEpoch(), save]
+
+    fitted(tmp_path, *callbacks, model=Validated(), max_epochs=3)
+
+    assert files(tmp_path) == ["checkpoint.ruined", "epoch=0-step=20.ckpt"]
+    assert save.best_model_path == str(tmp_path / "saved/epoch=0-step=20.ckpt")
+    assert save.best_model_score is not None
+    assert save.best_model_score.isfinite()
+
+
+@quiet
+def test_other_namespace_of_lightning_is_guarded_too(tmp_path: Path) -> None:
+    class Net(pytorch_lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 1)
+
+        def training_step(self, batch: Tensor, _: int) -> Any:
+            return self.first(batch).square().mean()
+
+        def train_dataloader(self) -> Any:
+            return Twenty().train_dataloader()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    save = pytorch_lightning.callbacks.ModelCheckpoint(
+        tmp_path / "saved", every_n_train_steps=EVERY
+    )
+    options = QUIET | {"enable_checkpointing": True, "log_every_n_steps": 5}
+    options["logger"] = CSVLogger(tmp_path)
+    callbacks: Any = [guarding(), Ruin(), save]
+    pytorch_lightning.Trainer(max_epochs=1, callbacks=callbacks, **options).fit(Net())
+
+    assert files(tmp_path) == ["checkpoint.ruined", NAMES[-1]]
 
 
 @quiet

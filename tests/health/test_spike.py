@@ -18,6 +18,7 @@ from typing_extensions import override
 from gradguard import ClipNorm, GradGuard
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Finding
+from gradguard.health.threshold import suggest
 from gradguard.records.outliers import outliers
 from gradguard.records.recording import Recording, SavedStep
 from gradguard.tensorboard.reader import read_recordings
@@ -237,6 +238,27 @@ def test_saved_step_is_run_again_by_the_line_shown() -> None:
         'GradGuard(on_spike="skip", dump_dir="bad-steps")',
         "gradguard replay '/bad steps/bad-step-120-rank-0.pt'",
     ]
+
+
+def test_spike_behind_two_small_rises_is_no_explosion() -> None:
+    totals = noise(200)
+    totals[118:121] = 1.0, 1.1, 1.2
+    totals[121] = 500
+
+    findings = found(recording(totals[:, None]))
+
+    assert findings["spike"].step == 121
+    assert "exploding" not in findings
+
+
+def test_threshold_suggested_bounds_the_spikes_and_nothing_else() -> None:
+    totals = noise(200)
+    totals[[120, 150]] = 500, 300
+
+    suggestion = suggest(recording(totals[:, None]))
+
+    others = np.delete(totals, [120, 150])
+    assert suggestion.max_norm == pytest.approx(others.max(), rel=0.05)
 
 
 class Spiking(Net):

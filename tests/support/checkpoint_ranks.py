@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from typing_extensions import override
 
 from gradguard import GradGuard
 from gradguard.gradients.sharding import local
-from tests.support.ranks import CPUFSDP, MODES, STEPS, Net, fsdp2
+from tests.support.ranks import CPUFSDP, MODES, STEPS, Net, fsdp2, tp
 from tests.support.trainers import QUIET
 
 RUIN = 2  # batch
@@ -28,6 +28,10 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "ddp": DDPStrategy,
     "fsdp1": partial(CPUFSDP, state_dict_type="sharded"),
     "fsdp2": fsdp2,
+    "fsdp2-full": partial(
+        ModelParallelStrategy, 2, 1, save_distributed_checkpoint=False
+    ),
+    "tp": tp,
 }
 
 
