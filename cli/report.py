@@ -25,6 +25,10 @@ def report(
         bool,
         flag("--layers", help="Print a table by layer."),
     ] = False,
+    full: Annotated[
+        bool,
+        flag("--full", help="Print all of each run, and each finding whole."),
+    ] = False,
     steps: Annotated[
         str | None,
         text(
@@ -54,6 +58,7 @@ def report(
         html=html,
         figure=figure,
         by_layer=layers,
+        full=full,
         steps=steps,
         parameters=parameters,
     )

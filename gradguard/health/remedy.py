@@ -18,11 +18,13 @@ class Remedy(NamedTuple):
         do: A line of code to copy; "" where none is known.
         advice: Where its number is from, or what to try, in words.
         command: A command that runs the bad step again; "" where none was saved.
+        max_norm: The largest norm that the line lets through; None if it is about none.
     """
 
     do: str
     advice: str
     command: str
+    max_norm: float | None = None
 
 
 def remedy(
@@ -49,7 +51,7 @@ def remedy(
         if suggestion.max_norm is not None:
             clip = recording.clips[-1].clip
             do = clip_line(suggestion.max_norm, clip, optimizer=optimizer)
-            return Remedy(do, suggestion.short, command)
+            return Remedy(do, suggestion.short, command, suggestion.max_norm)
     guard = next((line for line in lines if not line.startswith(_REPLAY)), "")
     return Remedy(guard, head.advice, command)
 

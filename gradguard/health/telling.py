@@ -5,9 +5,10 @@ import textwrap
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gradguard.health.finding import Finding
 from gradguard.health.nonfinite import bad_gradients
 from gradguard.health.steps import updates
-from gradguard.health.verdict import Verdict
+from gradguard.health.verdict import Cause, Verdict
 from gradguard.names import named
 from gradguard.records.records import Records
 
@@ -16,8 +17,11 @@ MOST_LINES = 6
 
 # Of them for what is wrong; for why and what to do the rest is enough.
 _MOST_OF_WHAT = 3
+_MOST_OF_ADVICE = 2
+_ANY = None
 
 _INDENT = " " * 8
+_NARROWEST = 40
 
 # Characters of a name that is shown whole.
 _LONG = 36
@@ -55,18 +59,19 @@ def told(
         notes = _rest(len(verdict.causes), "note")
         more = [f"  See:  {report}  ({notes})"] if notes and report else []
         return [speaker + verdict.text, *more]
-    what = f"{worst.severity}: {worst.text}"
-    blocks = [
-        _Block(_wrapped(what, width, first=speaker, rest="  ", most=_MOST_OF_WHAT)),
-        _Block(_labelled("Why", worst.why, width), needed=False),
-        _Block(_do(worst.do or worst.advice, width, copied=bool(worst.do))),
-        _Block(_labelled("", worst.advice, width) if worst.do else [], needed=False),
-        _Block([f"  Run:  {worst.command}"] if worst.command else []),
-        _Block(
-            [f"  See:  {report}{_others(verdict)}"] if report else [], not worst.command
-        ),
-    ]
+    see = [f"  See:  {report}{_others(verdict)}"] if report else []
+    blocks = [*_blocks(worst, width, speaker), _Block(see, not worst.command)]
     return list(_fitting(blocks))
+
+
+def cause_lines(cause: Cause, *, width: int = 80) -> list[str]:
+    """Return all there is to say of one cause; its first word is how bad it is."""
+    also = ", ".join(map(_in_short, cause.consequences))
+    blocks = [
+        *_blocks(cause, width, "", whole=True),
+        _Block(_labelled("Also", also, width)),
+    ]
+    return [line for block in blocks for line in block.lines]
 
 
 def alarm(records: Records) -> str | None:
@@ -85,19 +90,41 @@ def alarm(records: Records) -> str | None:
     return f"step {applied.steps[row]}: {held} in {named(names)}{known}"
 
 
-def _do(text: str, width: int, *, copied: bool) -> list[str]:
-    return [f"  Do:   {text}"] if copied else _labelled("Do", text, width, most=2)
+def _blocks(
+    cause: Cause, width: int, speaker: str, *, whole: bool = False
+) -> Iterator[_Block]:
+    """Yield what is wrong, why, what to do, where its number is from, and what to run."""
+    what = f"{cause.severity}: {cause.text}"
+    most = _ANY if whole else _MOST_OF_WHAT
+    yield _Block(_wrapped(what, width, first=speaker, rest="  ", most=most))
+    yield _Block(_labelled("Why", cause.why, width), needed=False)
+    if cause.do:
+        yield _Block([f"  Do:   {cause.do}"])
+        yield _Block(_labelled("", cause.advice, width), needed=False)
+    else:
+        most = _ANY if whole else _MOST_OF_ADVICE
+        yield _Block(_labelled("Do", cause.advice, width, most=most))
+    yield _Block([f"  Run:  {cause.command}"] if cause.command else [])
 
 
-def _labelled(label: str, text: str, width: int, most: int = MOST_LINES) -> list[str]:
+def _in_short(finding: Finding) -> str:
+    """Return a finding's kind, and its step if it has one."""
+    return finding.kind + (
+        f" at step {finding.step}" if finding.step is not None else ""
+    )
+
+
+def _labelled(label: str, text: str, width: int, most: int | None = None) -> list[str]:
     first = f"  {label + ':' * bool(label):<6}"
     return _wrapped(text, width, first=first, rest=_INDENT, most=most) if text else []
 
 
-def _wrapped(text: str, width: int, *, first: str, rest: str, most: int) -> list[str]:
+def _wrapped(
+    text: str, width: int, *, first: str, rest: str, most: int | None
+) -> list[str]:
     return textwrap.wrap(
         _LONG_NAME.sub(lambda name: _shortened(name[0]), text),
-        width,
+        max(width, _NARROWEST),
         max_lines=most,
         placeholder=" ...",
         initial_indent=first,

@@ -53,6 +53,7 @@ class Cause:
         do: A line of code to copy; "" where none is known.
         advice: Where its number is from; what to try where there is none.
         command: A command that runs the bad step again; "" where none was saved.
+        max_norm: The largest norm that `do` lets through; None if it is about none.
         consequences: The other findings that belong to it.
     """
 
@@ -65,6 +66,7 @@ class Cause:
     do: str
     advice: str
     command: str
+    max_norm: float | None = None
     consequences: tuple[Finding, ...] = ()
 
 
@@ -176,5 +178,6 @@ def _cause(head: Finding, others: list[Finding], found: Remedy) -> Cause:
         found.do,
         found.advice,
         found.command,
+        found.max_norm,
         tuple(others),
     )

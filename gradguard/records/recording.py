@@ -123,6 +123,13 @@ class Recording:
         return (first.text or "none") + "".join(changes)
 
     @property
+    def clipping_brief(self) -> str:
+        """The same in fewer words."""
+        first, *later = self.clips
+        changes = (f"; from step {step} {clip.brief or 'none'}" for step, clip in later)
+        return (first.clip.brief or "none") + "".join(changes)
+
+    @property
     def left_out(self) -> str:
         """A sentence on the steps of abandoned branches; empty where there are none."""
         if not self.abandoned:

@@ -17,6 +17,7 @@ def report(
     html: str | None = None,
     figure: str | None = None,
     by_layer: bool = False,
+    full: bool = False,
     steps: str | None = None,
     parameters: str | None = None,
 ) -> None:
@@ -28,6 +29,7 @@ def report(
         html: File of the page, if one is
         figure: File of the picture, if one is
         by_layer: Whether to print tables by layer.
+        full: Whether to print every finding whole, and everything of each of many runs.
         steps: Steps in view, as "40" or "40:100".
         parameters: Parameters in view, a regular expression.
 
@@ -54,7 +56,7 @@ def report(
         print(document(found, view=shown))  # noqa: T201 (the console would wrap it)
     else:
         console = plain_console()
-        print_report(found, console, view=shown, by_layer=by_layer)
+        print_report(found, console, view=shown, by_layer=by_layer, full=full)
     _say_where([file for file in (page_file, figure_file) if file])
 
 

@@ -91,6 +91,7 @@ def test_surface_is_this() -> None:
         "reproduce --seeds",
         "reproduce names",
         "report --figure",
+        "report --full",
         "report --html",
         "report --json",
         "report --layers",
