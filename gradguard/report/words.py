@@ -37,7 +37,7 @@ def fact_rows(runs: list[Run]) -> dict[str, list[str]]:
 # Facts of which there is nothing to say where all runs have this.
 _NOTHING = {
     "optimizer": "",
-    "clipped": "0.0% of steps",
+    "clipped": "never",
     "coefficient, smallest": "1",
     "non-finite steps": "0",
     "non-finite loss": "never",
@@ -85,7 +85,7 @@ def _in_words(run: Run, known: Facts) -> dict[str, str]:
         "steps": _steps(known),
         "loss": _losses(known),
         "clipping": clipping(run),
-        "clipped": f"{known.clip_fraction:.1%} of steps",
+        "clipped": _clipped(run, known),
         "total before, first": number(known.total_before_first),
         "total before, median": number(known.total_before_median),
         "total before, largest": _largest(
@@ -177,6 +177,12 @@ def _largest(total: float, step: int | None, parameter: str | None) -> str:
 
 def _counted(count: int, first: int | None) -> str:
     return f"{count}, from step {first}" if first is not None else str(count)
+
+
+def _clipped(run: Run, known: Facts) -> str:
+    if not known.clip_fraction and clipping(run) == "none":
+        return "never"
+    return f"{known.clip_fraction:.1%} of steps"
 
 
 def _losses(known: Facts) -> str:
