@@ -1,5 +1,7 @@
 """The options of the commands: how they are declared, and what settings they give."""
 
+import shlex
+import sys
 from copy import copy
 from typing import Annotated, Any, get_args
 
@@ -32,6 +34,11 @@ def assigned(context: typer.Context) -> list[str]:
         for name, key in SETTINGS.items()
         if given.get(name) is not None
     ]
+
+
+def typed() -> str:
+    """Return the command line as it can be typed again."""
+    return shlex.join(["gradguard", *sys.argv[1:]])
 
 
 def text(*names: str, metavar: str, help: str) -> Any:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gradguard.cli.options import Figure, Json, flag, text
+from gradguard.cli.options import Figure, Json, flag, text, typed
 
 
 def report(
@@ -20,6 +20,10 @@ def report(
         str | None,
         text("--html", metavar="FILE", help="Write a page for any browser."),
     ] = None,
+    interactive: Annotated[
+        bool,
+        flag("--interactive", help="Let the page's pictures zoom: 5 MB more."),
+    ] = False,
     figure: Figure = None,
     layers: Annotated[
         bool,
@@ -57,6 +61,8 @@ def report(
         as_json=as_json,
         html=html,
         figure=figure,
+        interactive=interactive,
+        typed=typed(),
         by_layer=layers,
         full=full,
         steps=steps,

@@ -123,7 +123,7 @@ def _wrapped(
     text: str, width: int, *, first: str, rest: str, most: int | None
 ) -> list[str]:
     return textwrap.wrap(
-        _LONG_NAME.sub(lambda name: _shortened(name[0]), text),
+        short_names(text),
         max(width, _NARROWEST),
         max_lines=most,
         placeholder=" ...",
@@ -132,6 +132,11 @@ def _wrapped(
         break_on_hyphens=False,
         break_long_words=False,
     )
+
+
+def short_names(text: str) -> str:
+    """Return a text with its long names cut at a dot, `*.` for what is left out."""
+    return _LONG_NAME.sub(lambda name: _shortened(name[0]), text)
 
 
 def _shortened(name: str) -> str:

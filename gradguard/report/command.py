@@ -16,6 +16,8 @@ def report(
     as_json: bool = False,
     html: str | None = None,
     figure: str | None = None,
+    interactive: bool = False,
+    typed: str = "",
     by_layer: bool = False,
     full: bool = False,
     steps: str | None = None,
@@ -28,6 +30,8 @@ def report(
         as_json: Whether to print JSON in place of tables.
         html: File of the page, if one is
         figure: File of the picture, if one is
+        interactive: Whether the pictures of the page can be explored.
+        typed: The command that asks for it, for the page to tell.
         by_layer: Whether to print tables by layer.
         full: Whether to print every finding whole, and everything of each of many runs.
         steps: Steps in view, as "40" or "40:100".
@@ -50,7 +54,9 @@ def report(
 
         # A name on disk may be no text; the page says so in Python's escapes.
         page_file.write_text(
-            page(found, view=shown), encoding="utf-8", errors="backslashreplace"
+            page(found, view=shown, command=typed, interactive=interactive),
+            encoding="utf-8",
+            errors="backslashreplace",
         )
     if as_json:
         print(document(found, view=shown))  # noqa: T201 (the console would wrap it)

@@ -1,5 +1,6 @@
 """Facts, findings and layers in words, the same in the terminal and on the page."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -48,12 +49,20 @@ _NOTHING = {
 
 
 def short_labels(runs: Sequence[Run]) -> dict[Run, str]:
-    """Return the labels without "/version_0" where a run is its directory's only one."""
+    """Return the labels without what tells no run from another.
+
+    That is "/version_0" where a run is its directory's only one, and where all are from.
+    """
     parents = Counter(run.label.rpartition("/")[0] for run in runs)
+    kept = {}
+    for run in runs:
+        parent, _, last = run.label.rpartition("/")
+        alone = _VERSION.fullmatch(last) and parent and parents[parent] == 1
+        kept[run] = (parent if alone else run.label).split("/")
+    common = len(os.path.commonprefix(list(kept.values())))
     return {
-        run: parent if _VERSION.fullmatch(last) and parents[parent] == 1 else run.label
-        for run in runs
-        for parent, _, last in [run.label.rpartition("/")]
+        run: "/".join(parts[min(common, len(parts) - 1) :])
+        for run, parts in kept.items()
     }
 
 

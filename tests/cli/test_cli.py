@@ -93,6 +93,7 @@ def test_surface_is_this() -> None:
         "report --figure",
         "report --full",
         "report --html",
+        "report --interactive",
         "report --json",
         "report --layers",
         "report --parameters",
