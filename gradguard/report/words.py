@@ -1,9 +1,9 @@
 """Facts, findings and layers in words, the same in the terminal and on the page."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import numpy as np
 
@@ -59,7 +59,8 @@ def short_labels(runs: Sequence[Run]) -> dict[Run, str]:
         parent, _, last = run.label.rpartition("/")
         alone = _VERSION.fullmatch(last) and parent and parents[parent] == 1
         kept[run] = (parent if alone else run.label).split("/")
-    common = len(os.path.commonprefix(list(kept.values())))
+    levels = zip(*kept.values(), strict=False)
+    common = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
     return {
         run: "/".join(parts[min(common, len(parts) - 1) :])
         for run, parts in kept.items()
