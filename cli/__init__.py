@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gradguard import __version__
-from gradguard.cli import configs, inspect, report, reproduce, sweep, train
+from gradguard.cli import configs, help, inspect, report, reproduce, sweep, train
 from gradguard.cli.streams import lost, outlast_readers
 from gradguard.errors import ConfigError, Interrupted, NonFiniteGradientError
 
@@ -27,12 +27,27 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    epilog=help.examples(
+        f"GRADGUARD=1 python your_training.py && {help.REPORT}",
+        help.TRAIN,
+        help.SWEEP,
+        help.REPRODUCE,
+        help.INSPECT,
+        help.CONFIGS,
+    ),
 )
-app.command("train")(train.train)
-app.command("report")(report.report)
-app.command("sweep")(sweep.sweep)
-app.command("reproduce")(reproduce.reproduce)
-app.command("inspect")(inspect.inspect)
+app.command("train", cls=help.Grouped, epilog=help.examples(help.TRAIN))(train.train)
+app.command("report", cls=help.Grouped, epilog=help.examples(help.REPORT))(
+    report.report
+)
+app.command("sweep", cls=help.Grouped, epilog=help.examples(help.SWEEP))(sweep.sweep)
+app.command("reproduce", cls=help.Grouped, epilog=help.examples(help.REPRODUCE))(
+    reproduce.reproduce
+)
+app.command("inspect", cls=help.Grouped, epilog=help.examples(help.INSPECT))(
+    inspect.inspect
+)
 app.add_typer(configs.app, name="configs")
 
 
@@ -44,6 +59,8 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def gradguard(
+    context: typer.Context,
+    *,
     version: Annotated[
         bool,
         typer.Option(
@@ -56,6 +73,8 @@ def gradguard(
 ) -> None:
     """See every parameter's gradient norm before and after clipping."""
     del version  # its callback has done it
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> NoReturn:

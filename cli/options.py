@@ -36,9 +36,20 @@ def assigned(context: typer.Context) -> list[str]:
     ]
 
 
-def typed() -> str:
-    """Return the command line as it can be typed again."""
-    return shlex.join(["gradguard", *sys.argv[1:]])
+def typed(*, without: str = "") -> str:
+    """Return the command line as it can be typed again.
+
+    Args:
+        without: An option that takes a value, to be left out with that.
+    """
+    kept: list[str] = []
+    given = iter(sys.argv[1:])
+    for argument in given:
+        if without and argument == without:
+            next(given, None)
+        elif not (without and argument.startswith(f"{without}=")):
+            kept.append(argument)
+    return shlex.join(["gradguard", *kept])
 
 
 def text(*names: str, metavar: str, help: str) -> Any:

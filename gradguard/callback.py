@@ -15,6 +15,7 @@ from gradguard.clipping.policy import Clip, State, in_order, in_words
 from gradguard.fit.cautions import nothing_recorded, unlisted
 from gradguard.fit.herald import Herald
 from gradguard.fit.rehearsal import Rehearsal
+from gradguard.fit.tally import Tally
 from gradguard.fit.wanted import Wanted, settings_of, together
 from gradguard.fit.watch import Memory, Watch
 from gradguard.guard.gate import Action
@@ -143,6 +144,12 @@ class GradGuard(Callback):
         self._last_steps: Sequence[int] = []
         self._loaded = False
         self._trainer: ref[Trainer] | None = None
+
+    @property
+    def tally(self) -> Tally | None:
+        """How the fit under way is going, as of its last write; None outside of one."""
+        loggers = self._watch.fit.loggers if self._watch else None
+        return loggers.tally if loggers else None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

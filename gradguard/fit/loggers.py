@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from gradguard.fit.herald import Herald
+from gradguard.fit.tally import Tally
 from gradguard.records.intervals import interval_scalars
 from gradguard.records.recording import Epochs, SavedStep
 from gradguard.records.records import Records, thinned
@@ -61,11 +62,13 @@ class Loggers:
 
     Attributes:
         herald: Who tells it; None if none is wanted.
+        tally: How the fit is going.
     """
 
     def __init__(
         self, trainer: Any, *, every_n_steps: int, max_scalars: int, verdict: bool
     ) -> None:
+        self.tally = Tally()
         self._every_n_steps = every_n_steps
         self._outlets: list[_Outlet] = []
         self.herald: Herald | None = None
@@ -88,6 +91,7 @@ class Loggers:
         """Write the steps of one interval, at least one, and what is in force, by tag."""
         if not self._outlets:
             return
+        self.tally = self.tally.plus(records)
         values = interval_scalars(records)
         values |= {tag: float(value) for tag, value in in_force.items()}
         scalars = {schema.scalar_tag(tag): value for tag, value in values.items()}

@@ -122,7 +122,9 @@ def _read(directory: str) -> dict[str, Recording] | LeftOut:
     except OSError as error:
         return LeftOut(directory, f"cannot be read: {error.strerror or error}")
     except ValueError:
-        return LeftOut(directory, "holds events, but none of gradguard")
+        return LeftOut(
+            directory, "holds events, but none of gradguard: train with GRADGUARD=1"
+        )
     whole = {
         optimizer: recording
         for optimizer, recording in recordings.items()

@@ -72,10 +72,11 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
         console.print(Padding(Text(verdict.text, style="green"), (0, 0, 0, 2)))
     for cause in verdict.causes:
         for number, line in enumerate(cause_lines(cause, width=console.width - 2)):
-            text = Text(f"  {line}", no_wrap=True, overflow="ignore")
+            text = Text(f"  {line}")
             if not number:
                 text.stylize(_STYLES[cause.severity], 2, 2 + len(cause.severity))
-            console.print(text, crop=False)
+            # A line to copy stays one, however wide it is; the others fit.
+            console.print(text, soft_wrap=True)
 
 
 def facts_table(runs: list[Run], *, width: int) -> Table:
