@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from gradguard.clipping.learned import ZClip as ZClip
     from gradguard.clipping.warm_up import ClipNormWarmUp as ClipNormWarmUp
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
+    from gradguard.health.diagnosis import diagnose as diagnose
+    from gradguard.tensorboard.reader import read_recordings as read_recordings
+    from gradguard.tensorboard.reader import read_run as read_run
 
 __version__ = "0.1.0"
 
@@ -29,6 +32,9 @@ _HOMES = {
     "Clipper": "gradguard.clipping.clipper",
     "GradGuard": "gradguard.callback",
     "NonFiniteGradientError": "gradguard.errors",
+    "diagnose": "gradguard.health.diagnosis",
+    "read_recordings": "gradguard.tensorboard.reader",
+    "read_run": "gradguard.tensorboard.reader",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names, all of them)

@@ -41,7 +41,7 @@ HOUSE = {
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),
     "attach": ("", "names scalars clipping callback"),
-    "__init__": ("", "errors clipping callback"),
+    "__init__": ("", "errors health clipping tensorboard callback"),
     "experiments": (
         "lightning numpy pydantic pydantic_core torch yaml",
         "errors names scalars records models data output clipping tensorboard callback",

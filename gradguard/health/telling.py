@@ -21,7 +21,7 @@ _MOST_OF_ADVICE = 2
 _ANY = None
 
 _INDENT = " " * 8
-_NARROWEST = 40
+_NARROWEST = 30
 
 # Characters of a name that is shown whole.
 _LONG = 36

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gradguard.records.clips import NOTHING, ClipData
 from gradguard.records.records import Floats, Records
+from gradguard.records.shown import Shown
 from gradguard.records.statistics import BY_EPOCH
 
 # What is known of each parameter at the end of an epoch, in the order it is stored.
@@ -96,7 +97,7 @@ class Epochs:
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
+class Recording(Shown):
     """What gradguard wrote about one optimizer of a run.
 
     Attributes:
@@ -114,6 +115,9 @@ class Recording:
     epochs: Epochs | None = None
     abandoned: tuple[Abandoned, ...] = ()
     saved_steps: tuple[SavedStep, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Recording({self.records!r}, clipping {self.clipping})"
 
     @property
     def clipping(self) -> str:
