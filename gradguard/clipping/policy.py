@@ -3,10 +3,10 @@
 import math
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from numbers import Real
 from typing import Any, Protocol, get_origin, runtime_checkable
 
@@ -174,19 +174,19 @@ def unmatched(pattern: str, names: Sequence[str]) -> str:
     return f"pattern {pattern!r} matches no parameter; the nearest: {named(near)}"
 
 
-def _keys(policies: Sequence[Policy]) -> Iterator[str]:
-    """Yield where each policy keeps its state: "0.ZClip", for the second "1.ZClip".
+def _keys(policies: Sequence[Policy]) -> tuple[str, ...]:
+    """Return where each policy keeps its state: "0.ZClip", for the second "1.ZClip".
 
     Not its place: a policy put in front takes nothing from those behind it.
     """
-    yield from _counted(type(policy).__name__ for policy in policies)
+    return _counted(tuple(type(policy).__name__ for policy in policies))
 
 
-def _counted(names: Iterable[str]) -> Iterator[str]:
-    seen: Counter[str] = Counter()
-    for name in names:
-        yield f"{seen[name]}.{name}"
-        seen[name] += 1
+@lru_cache  # asked for at every step
+def _counted(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(
+        f"{names[:place].count(name)}.{name}" for place, name in enumerate(names)
+    )
 
 
 def _rename_old_keys(state: State) -> None:
@@ -194,7 +194,7 @@ def _rename_old_keys(state: State) -> None:
     old = [match for key in state if (match := _OLD_KEY.fullmatch(key))]
     old.sort(key=lambda match: int(match[1]))
     found = [(match[2], state.pop(match[0])) for match in old]
-    keys = _counted(name for name, _ in found)
+    keys = _counted(tuple(name for name, _ in found))
     state |= {key: own for key, (_, own) in zip(keys, found, strict=True)}
 
 
