@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradguard.guard.spike import FACTOR, Spike, Watched
+from gradguard.guard.spike import Spike, Watched
+from gradguard.records.outliers import FACTOR
 
 _LARGEST = math.log(sys.float_info.max)
 
