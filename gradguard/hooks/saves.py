@@ -127,12 +127,15 @@ def _memory_of(callback: Any) -> Callable[[], None]:
     Numbers go on: they are clocks and counters, by which the next save is due in its time
     and not at once.
     """
-    known = {
-        name: value.copy() if isinstance(value, (dict, list, set)) else value
-        for name, value in vars(callback).items()
+    known = dict(vars(callback))
+    copies = {
+        name: value.copy()
+        for name, value in known.items()
+        if isinstance(value, (dict, list, set))
     }
 
     def put_back() -> None:
+        known.update(copies)
         for name, value in vars(callback).items():
             if not isinstance(value, (int, float)) and name in known:
                 vars(callback)[name] = known[name]

@@ -64,6 +64,13 @@ def test_sparse_weights_are_looked_into() -> None:
     assert ruined([("table", table)], buffers=()) == {"table": "NaN"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_weights_whose_sum_overflows_are_no_ruin(dtype: torch.dtype) -> None:
+    large = torch.full((8,), torch.finfo(dtype).max, dtype=dtype)
+
+    assert ruined([("large", large)], buffers=()) == {}
+
+
 def test_nothing_is_changed() -> None:
     weight = torch.nn.Parameter(holding(math.nan))
 
