@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from gradguard.clipping.learned import AutoClip as AutoClip
     from gradguard.clipping.learned import ZClip as ZClip
     from gradguard.clipping.warm_up import ClipNormWarmUp as ClipNormWarmUp
+    from gradguard.errors import BadStepError as BadStepError
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
+    from gradguard.errors import SpikeError as SpikeError
+    from gradguard.guard.spike import Spike as Spike
     from gradguard.health.diagnosis import diagnose as diagnose
     from gradguard.tensorboard.reader import read_recordings as read_recordings
     from gradguard.tensorboard.reader import read_run as read_run
@@ -29,9 +32,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     **HOMES,
+    "BadStepError": "gradguard.errors",
     "Clipper": "gradguard.clipping.clipper",
     "GradGuard": "gradguard.callback",
     "NonFiniteGradientError": "gradguard.errors",
+    "Spike": "gradguard.guard.spike",
+    "SpikeError": "gradguard.errors",
     "diagnose": "gradguard.health.diagnosis",
     "read_recordings": "gradguard.tensorboard.reader",
     "read_run": "gradguard.tensorboard.reader",

@@ -29,7 +29,7 @@ HOUSE = {
     "health": ("numpy", "names records"),
     "output": ("rich", "errors"),
     "clipping": ("numpy torch", "names records gradients"),
-    "guard": ("numpy torch", "errors names gradients"),
+    "guard": ("numpy torch", "errors names records gradients"),
     "tensorboard": (
         "fsspec google numpy tensorboard werkzeug",
         "palette records health output",

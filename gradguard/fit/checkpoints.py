@@ -87,9 +87,7 @@ class _Checkpoints:
         """Return what each tensor holds that was not so from the start, by name."""
         try:
             found = ruined(state, buffers=self._buffers)
-        except (
-            Exception
-        ) as error:  # of tensors nobody knows; a save must not fail for it
+        except Exception as error:  # of tensors unknown to us: no save fails for that
             self._fit.trouble(error)
             return {}
         return {name: kinds for name, kinds in found.items() if name not in self._given}
@@ -100,8 +98,8 @@ class _Checkpoints:
         culprits = named([f"{name} ({kinds})" for name, kinds in holding.items()])
         if holding.keys() <= self._buffers:
             return (
-                f"weights are finite, but buffers are not: {culprits}, as the forward "
-                "pass of a bad batch leaves running means behind (to reset them is enough)"
+                f"weights are finite, but buffers are not: {culprits}, which a forward "
+                "pass leaves even where its update is skipped (resetting them mends that)"
             )
         return f"weights are not finite: {culprits}"
 

@@ -90,11 +90,14 @@ class _Saves:
         filepath: Any,
         storage_options: Any = None,
     ) -> None:
-        def write(path: str) -> None:
-            save_checkpoint(checkpoint, path, storage_options=storage_options)
+        asked = str(filepath)
 
-        by_callback, path = self._asked_by_callback, str(filepath)
-        saved = self._save(checkpoint, path, write, by_callback=by_callback)
+        def write(path: str) -> None:
+            where = filepath if path == asked else path  # a Path stays one
+            save_checkpoint(checkpoint, where, storage_options=storage_options)
+
+        by_callback = self._asked_by_callback
+        saved = self._save(checkpoint, asked, write, by_callback=by_callback)
         if by_callback and not saved:
             raise _Refused
 
@@ -124,12 +127,15 @@ def _memory_of(callback: Any) -> Callable[[], None]:
     Numbers go on: they are clocks and counters, by which the next save is due in its time
     and not at once.
     """
-    known = {
-        name: value.copy() if isinstance(value, (dict, list, set)) else value
-        for name, value in vars(callback).items()
+    known = dict(vars(callback))
+    copies = {
+        name: value.copy()
+        for name, value in known.items()
+        if isinstance(value, (dict, list, set))
     }
 
     def put_back() -> None:
+        known.update(copies)
         for name, value in vars(callback).items():
             if not isinstance(value, (int, float)) and name in known:
                 vars(callback)[name] = known[name]

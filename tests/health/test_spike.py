@@ -284,3 +284,18 @@ def test_bad_batch_of_a_real_run_is_told(tmp_path: Path, clip: ClipNorm | None) 
 
     assert (finding.step, finding.parameter) == (150, "first.weight")
     assert finding.severity == ("note" if clip else "warning")
+
+
+@pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
+def test_bad_batch_that_was_skipped_is_told_with_the_line_that_runs_it_again(
+    tmp_path: Path,
+) -> None:
+    guard = GradGuard(on_spike="skip", dump_dir=tmp_path)
+    fit(tmp_path, guard, model=Spiking(lambda p: torch.optim.SGD(p, 1e-6)))
+
+    findings = found(read_recordings(tmp_path / "run")[""])
+
+    assert findings["spike"].severity == "note"
+    assert "gradguard kept it from the weights." in findings["spike"].text
+    line = f"gradguard replay {tmp_path / 'bad-step-150-rank-0.pt'}"
+    assert findings["spike"].command == findings["refused"].command == line
