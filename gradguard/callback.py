@@ -282,12 +282,16 @@ class GradGuard(Callback):
     @override
     def __repr__(self) -> str:
         """Return what was given, as one would write it in code."""
-        usual = signature(GradGuard.__init__).parameters
-        given = {name: vars(self)[name] for name in usual if name in vars(self)}
+        usual = vars(GradGuard())
+        given = {
+            name: vars(self)[name]
+            for name in signature(GradGuard).parameters
+            if vars(self)[name] != usual[name]
+        }
         changed = (
             f"{name}={value!r}"
             for name, value in given.items()
-            if value != usual[name].default and (value or usual[name].default)
+            if value or usual[name]  # an empty list clips as little as None
         )
         return f"GradGuard({', '.join(changed)})"
 
