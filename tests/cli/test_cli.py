@@ -137,6 +137,7 @@ def test_surface_is_this() -> None:
         "train --log-every-n-steps",
         "train --lr",
         "train --max-consecutive-skips",
+        "train --on-spike",
         "train --max-epochs",
         "train --model",
         "train --num-nodes",
