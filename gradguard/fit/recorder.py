@@ -207,7 +207,7 @@ class StepRecorder:
             self._device_gate.close()
 
     def write(self) -> None:
-        """Write every step and epoch measured so far."""
+        """Write every step and epoch measured so far, and where a bad step is saved."""
         with np.errstate(all="ignore"):  # what others have asked NumPy to raise
             records = self._drain()
             if records is not None and self._fit.loggers:
@@ -216,6 +216,10 @@ class StepRecorder:
         if epochs is not None and self._fit.loggers:
             step = self._fit.completed
             self._fit.loggers.write_epochs(self._schema, epochs, step=step)
+        saved = self._fit.dump.take_saved(self._columns)
+        if saved is not None and self._fit.loggers:
+            step, file = saved
+            self._fit.loggers.write_saved_step(self._schema, step, str(file))
 
     def learned(self) -> State:
         """Return what the policies and the gate have learned, in a form to save."""

@@ -19,8 +19,8 @@ from gradguard.gradients.norms import Gradients
 from gradguard.guard.culprits import carriers
 from gradguard.guard.gate import SPIKE, Guard
 from gradguard.guard.seen import seen
-from gradguard.guard.spike import FACTOR
 from gradguard.names import named
+from gradguard.records.outliers import FACTOR
 from gradguard.records.records import Records
 
 
@@ -36,7 +36,7 @@ def is_told_on_device(optimizer: Optimizer) -> bool:
 
 
 class DeviceWindow:
-    """The logarithms of the last usual values of one quantity, as `usual.Window` keeps them.
+    """The logarithms of the last usual values of one quantity, as `Usual` keeps them.
 
     Args:
         size: How many.
