@@ -98,7 +98,7 @@ class Running:
     def multiplies_by(self, scale: float) -> bool:
         """Whether it multiplies by a scale other than 1."""
         factors = [*self._numbers()]
-        factors += [float(t) for t in self.given if t.numel() == 1]
+        factors += [float(t.detach()) for t in self.given if t.numel() == 1]
         return scale != 1 and self.kernel in ("mul", "mul_") and scale in factors
 
     def peak(self) -> float | None:
