@@ -19,8 +19,8 @@ _TRANSPARENT = (torch.autograd.grad, functional.multi_head_attention_forward)
 _PICK = ("where", "masked_fill", "masked_scatter")
 _FAR = 30  # calls between one whose gradient breaks and one that picks
 
-_next_node: Callable[[], int] = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]  # torch's
-_running_node: Callable[[], Any] = torch._C._current_autograd_node  # type: ignore[attr-defined]  # torch's
+_next_node: Callable[[], int] = torch._C._autograd._get_sequence_nr
+_running_node: Callable[[], Any] = torch._C._current_autograd_node
 
 
 class Calls(TorchFunctionMode):
@@ -81,7 +81,7 @@ class Calls(TorchFunctionMode):
         if node is not None and not again:
             return self._of_node(node), "backward"
         site = self._open or call_site(kernel, self._paths)[0]
-        backward = torch._C._current_graph_task_id() != -1  # type: ignore[attr-defined]  # torch's
+        backward = torch._C._current_graph_task_id() != -1
         return site, "backward" if backward and not again else "forward"
 
     def made(self, site: Site) -> None:

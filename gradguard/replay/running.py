@@ -46,7 +46,9 @@ class Running:
         given: What those held before it ran, in the same order.
     """
 
-    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self.kernel: str = func._schema.name.rpartition("::")[2]
         self.mutates: bool = func._schema.is_mutable
         self._func, self._args, self._kwargs = func, args, kwargs
@@ -80,20 +82,12 @@ class Running:
             if given.dtype is not torch.bool
         )
 
-    @property
-    def writes_on_purpose(self) -> bool:
-        """Whether NaN or Inf in its output is what the user's code asked for."""
-        return (
-            not self.read
-            or self.kernel in _LITERAL
-            or not all(map(math.isfinite, self._numbers()))
-        )
-
-    @property
-    def writes_nan(self) -> bool:
-        """Whether NaN in its output is what the user's code asked for."""
-        numbers = [*self._numbers()]
-        return not numbers or any(map(math.isnan, numbers))
+    def was_told_to(self, *, write_nan: bool) -> bool:
+        """Whether the user's code asked for the Inf, or else for the NaN, it writes."""
+        if not self.read or self.kernel in _LITERAL:
+            return True
+        asked = math.isnan if write_nan else math.isinf
+        return any(map(asked, self._numbers()))
 
     def multiplies_by(self, scale: float) -> bool:
         """Whether it multiplies by a scale other than 1."""
@@ -109,7 +103,9 @@ class Running:
         return largest if math.isfinite(largest) else None
 
     def breaks_by_itself(self) -> bool:
-        """Whether its output is broken as well if what it reads is repaired."""
+        """Whether it breaks unasked, even if what it reads is repaired."""
+        if not all(map(math.isfinite, self._numbers())):
+            return False
         output = self._again(lambda t: repaired(t) if broken(t) else t)
         return any(broken(tensor) for tensor in _tensors(output))
 

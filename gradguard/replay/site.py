@@ -1,5 +1,6 @@
 """Where in the user's code an operation was called."""
 
+import inspect
 import linecache
 import re
 import sys
@@ -17,7 +18,7 @@ from gradguard.replay.cause import Line
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 _CHECKPOINT = checkpoint.__file__
-_APPLY: CodeType = torch.autograd.Function.apply.__func__.__code__
+_APPLY: CodeType = inspect.unwrap(torch.autograd.Function.apply).__code__
 _WRAPPERS = re.compile(
     r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)"
 )
@@ -111,7 +112,7 @@ def call_site(operation: str, paths: Mapping[int, str]) -> tuple[Site, bool]:
             name, applied = frame.f_locals["cls"].__name__, True
             module = line = fallback = None
         module = module or _module_of(frame, paths)
-        if not code.co_filename.startswith((_TORCH, _HERE, "<")):
+        if not code.co_filename.startswith((_TORCH, _HERE, "<frozen")):
             fallback = fallback or frame
             line = line or (None if _is_lightnings(code.co_filename) else frame)
     shown = line or fallback
