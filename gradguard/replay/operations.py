@@ -169,9 +169,16 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     def _origins_of_inputs(self, running: Running) -> tuple[Origin, ...]:
         found: dict[Origin, None] = {}
         for (_, tensor), given in zip(running.read, running.given, strict=True):
-            if broken(given):
+            if broken(given) and self._is_number(tensor):
+                running.numbers.append(float(given))
+            elif broken(given):
                 found.update(dict.fromkeys(self.origins(tensor)))
         return tuple(found)
+
+    def _is_number(self, tensor: Tensor) -> bool:
+        """Whether a tensor is what torch made of a number, as in `x[0] = inf`."""
+        unseen = not self._writers.of(tensor) and not self._outside.knows(tensor)
+        return unseen and tensor.dim() == 0
 
     def _producer(
         self, operation: Operation, running: Running, output: Values

@@ -44,6 +44,7 @@ class Running:
         mutates: Whether it writes into arguments.
         read: The tensors that it reads, and what it calls them.
         given: What those held before it ran, in the same order.
+        numbers: Those among its arguments that are no tensors.
     """
 
     def __init__(
@@ -57,6 +58,11 @@ class Running:
             for argument, value in self._arguments()
             if self._is_read(argument)
             for tensor in _tensors(value)
+        ]
+        self.numbers = [
+            float(value)
+            for value in tree_leaves((args, kwargs))
+            if isinstance(value, int | float) and not isinstance(value, bool)
         ]
         self.given = [
             tensor.clone() if self.mutates else tensor for _, tensor in self.read
@@ -86,13 +92,15 @@ class Running:
         """Whether the user's code asked for the Inf, or else for the NaN, it writes."""
         if not self.read or self.kernel in _LITERAL:
             return True
-        asked = math.isnan if write_nan else math.isinf
-        return any(map(asked, self._numbers()))
+        return any(
+            math.isnan(number) if write_nan else not math.isfinite(number)
+            for number in self.numbers
+        )
 
     def multiplies_by(self, scale: float) -> bool:
         """Whether it multiplies by a scale other than 1."""
-        factors = [*self._numbers()]
-        factors += [float(t.detach()) for t in self.given if t.numel() == 1]
+        factors = [float(t.detach()) for t in self.given if t.numel() == 1]
+        factors += self.numbers
         return scale != 1 and self.kernel in ("mul", "mul_") and scale in factors
 
     def peak(self) -> float | None:
@@ -104,7 +112,7 @@ class Running:
 
     def breaks_by_itself(self) -> bool:
         """Whether it breaks unasked, even if what it reads is repaired."""
-        if not all(map(math.isfinite, self._numbers())):
+        if not all(map(math.isfinite, self.numbers)):
             return False
         output = self._again(lambda t: repaired(t) if broken(t) else t)
         return any(broken(tensor) for tensor in _tensors(output))
@@ -144,11 +152,6 @@ class Running:
         return not argument.is_write or not (
             argument.is_out or self.kernel in _OVERWRITE
         )
-
-    def _numbers(self) -> Iterator[float]:
-        for value in tree_leaves((self._args, self._kwargs)):
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                yield float(value)
 
 
 def _tensors(value: Any) -> list[Tensor]:
