@@ -117,10 +117,12 @@ def call_site(operation: str, paths: Mapping[int, str]) -> tuple[Site, bool]:
             # From here on outwards: the line that applies it, not one inside of it.
             name, applied = frame.f_locals["cls"].__name__, True
             module = line = fallback = None
-        module = module or _module_of(frame, paths)
+        module = _module_of(frame, paths) if module is None else module
         if not code.co_filename.startswith((_TORCH, _HERE, "<frozen")):
             fallback = fallback or frame
             line = line or (None if _is_lightnings(code.co_filename) else frame)
+        if line and module is not None:
+            break
     shown = line or fallback
     site = Site(
         operation=name,
@@ -137,8 +139,12 @@ def inside_backward() -> Literal["engine", "checkpoint", "python"]:
     It is autograd's engine; or a checkpoint, which runs a piece of the forward pass again;
     or code in Python, such as a hook.
     """
-    code = [frame.f_code for frame in _frames() if not _is_ours(frame.f_code)]
-    inside = [*takewhile(lambda code: code is not _ENGINE, code)]
+    codes = (frame.f_code for frame in _frames())
+    inside = [
+        code
+        for code in takewhile(lambda code: code is not _ENGINE, codes)
+        if not _is_ours(code)
+    ]
     if any(code.co_filename == _CHECKPOINT for code in inside):
         return "checkpoint"
     return "python" if inside else "engine"
