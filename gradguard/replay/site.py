@@ -2,6 +2,7 @@
 
 import inspect
 import linecache
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,8 @@ from torch.utils import _python_dispatch, checkpoint
 
 from gradguard.replay.cause import Line
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_HERE = f"{Path(__file__).parent}{os.sep}"
 _CHECKPOINT = checkpoint.__file__
 _PLUMBING = {_python_dispatch.__file__, _compile.__file__, eval_frame.__file__}
 _ENGINE = graph._engine_run_backward.__code__
@@ -65,7 +66,7 @@ _SPOKEN = {
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One call: of what operation, by which module, and the frames it came from."""
+    """One call: of what operation, by which module, and on which line."""
 
     operation: str
     module: str
@@ -163,7 +164,11 @@ def is_users(function: type) -> bool:
 def _is_lightnings(file: str) -> bool:
     """Whether a file is of Lightning, whose demonstrations count as a user's."""
     found = map(sys.modules.get, ("lightning", "pytorch_lightning", "lightning_fabric"))
-    homes = (str(Path(package.__file__ or "").parent) for package in found if package)
+    homes = {
+        f"{Path(package.__file__).parent}{os.sep}"
+        for package in found
+        if package and package.__file__
+    }
     return file.startswith(tuple(homes)) and "demos" not in Path(file).parts
 
 
