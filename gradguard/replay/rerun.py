@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradguard.gradients.norms import plain
 from gradguard.gradients.sharding import local
 from gradguard.guard.dump import rng_state, set_rng_state
+from gradguard.replay.batch import tensors
 from gradguard.replay.cause import Outcome
 
 Batches = Mapping[int, Any]
@@ -55,6 +56,9 @@ class Rerun:
         self._wide = wide
         self._tensors = [*module.parameters(), *module.buffers()]
         self._saved = [tensor.detach().clone() for tensor in self._tensors]
+        self._inputs = [
+            _Input(tensor) for batch in batches.values() for _, tensor in tensors(batch)
+        ]
         self._rng = rng_state()
 
     def __call__(
@@ -82,8 +86,13 @@ class Rerun:
         return self._outcome()
 
     def restore(self, dtype: torch.dtype | None = None) -> None:
-        """Put weights, buffers and random state back, and take gradients away."""
+        """Put weights, buffers and random state back, and take gradients away.
+
+        A batch that the step changes in place is put back as well.
+        """
         with torch.no_grad():
+            for given in self._inputs:
+                given.restore()
             for tensor, saved in zip(self._tensors, self._saved, strict=True):
                 wanted = _wider(saved, dtype)
                 if tensor.dtype == wanted:
@@ -104,6 +113,21 @@ class Rerun:
             norms_before=norms,
             nonfinite=tuple(n for n, norm in norms.items() if not math.isfinite(norm)),
         )
+
+
+class _Input:
+    """A tensor of a batch, which is written to only if the step did so."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._saved = tensor.detach().clone()
+        self._version = tensor._version
+
+    def restore(self) -> None:
+        """Put its numbers back."""
+        if self._tensor._version != self._version:
+            self._tensor.copy_(self._saved)
+            self._version = self._tensor._version
 
 
 def _wider(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:

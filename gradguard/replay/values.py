@@ -43,7 +43,7 @@ def values(tensor: Tensor, role: str) -> Values:
     """Return what a tensor holds; syncs."""
     numbers = _numbers(tensor)
     if numbers is None:  # whole numbers: exact in float64 up to 2^53
-        numbers = tensor.detach().double()
+        numbers = _dense(local(tensor.detach())).double()
     finite = numbers[numbers.isfinite()]
     return Values(
         role=role,
@@ -64,9 +64,9 @@ def broken_rows(tensor: Tensor) -> tuple[int, ...]:
     numbers = _numbers(tensor)
     if numbers is None or tensor.dim() == 0 or tensor.layout is not torch.strided:
         return ()
-    bad = ~numbers.isfinite().flatten(1).all(dim=1) if numbers.dim() > 1 else None
-    rows = (~numbers.isfinite() if bad is None else bad).nonzero().flatten()
-    return tuple(rows[:_MOST_ROWS].tolist())
+    bad = ~numbers.isfinite()
+    rows = bad.flatten(1).any(dim=1) if bad.dim() > 1 else bad
+    return tuple(rows.nonzero().flatten()[:_MOST_ROWS].tolist())
 
 
 def has_memory(tensor: Tensor) -> bool:

@@ -49,6 +49,19 @@ def test_outcome_tells_norms_and_names() -> None:
     assert is_broken(outcome)
 
 
+def test_batch_that_the_step_changes_is_put_back() -> None:
+    module = nn.Linear(3, 1)
+
+    def step(batches: Batches) -> Tensor:
+        loss: Tensor = module(batches[0].mul_(2)).sum()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        return loss
+
+    rerun = Rerun(module, step, {0: torch.ones(2, 3)})
+
+    assert rerun() == rerun()
+
+
 def test_restoring_puts_everything_back() -> None:
     module = Noisy()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
