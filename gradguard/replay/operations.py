@@ -23,7 +23,7 @@ from gradguard.replay.origins import (
 from gradguard.replay.outside import Outside
 from gradguard.replay.running import Running
 from gradguard.replay.site import Site
-from gradguard.replay.values import broken, has_nan, repaired, values
+from gradguard.replay.values import broken, has_nan, values
 from gradguard.replay.writers import Writers
 
 
@@ -101,13 +101,13 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         output = running.run()
         written = running.written(output)
         bad = [tensor for tensor in written if broken(tensor)]
-        if not bad:
-            self._see_finite(running, written, site, direction)
-        elif self._index in self._cured.operations:
-            for tensor in bad:
-                tensor.copy_(repaired(tensor))
-        else:
+        if bad and self._index in self._cured.operations:
+            running.cure(output)
+            bad = [tensor for tensor in bad if broken(tensor)]
+        if bad:
             self._record(running, bad, site, direction)
+        else:
+            self._see_finite(running, written, site, direction)
         return output
 
     def _see_finite(

@@ -81,7 +81,7 @@ class _Name(NamedTuple):
     tensor: Tensor | None
 
 
-_UNKNOWN = _Name("constant", "a tensor made before the step", "", None, None)
+_UNKNOWN = _Name("constant", "a tensor that no operation made", "", None, None)
 
 
 def _joined(path: str, name: str) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradguard.replay.cause import Values
-from gradguard.replay.values import broken, has_memory, repaired, values
+from gradguard.replay.values import broken, has_memory, repair, repaired, values
 
 # In-place operations that do not look at what they overwrite.
 _OVERWRITE = {
@@ -114,8 +114,19 @@ class Running:
         """Whether it breaks unasked, even if what it reads is repaired."""
         if not all(map(math.isfinite, self.numbers)):
             return False
-        output = self._again(lambda t: repaired(t) if broken(t) else t)
-        return any(broken(tensor) for tensor in _tensors(output))
+        return any(map(broken, _tensors(self._on_repaired())))
+
+    def cure(self, output: Any) -> None:
+        """Repair, in what it returned, whatever it breaks by itself."""
+        returned, alone = _tensors(output), _tensors(self._on_repaired())
+        if len(alone) != len(returned):  # it cannot be run again
+            alone = returned
+        for tensor, own in zip(returned, alone, strict=True):
+            if broken(own):
+                repair(tensor, where=own)
+
+    def _on_repaired(self) -> Any:
+        return self._again(lambda t: repaired(t) if broken(t) else t)
 
     def _again(self, change: Callable[[Tensor], Tensor]) -> Any:
         """Run it on other tensors; return None if that cannot be done."""

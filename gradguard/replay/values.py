@@ -34,9 +34,14 @@ def repaired(tensor: Tensor) -> Tensor:
     0.5 is where logarithms, roots, quotients and inverse functions are all defined.
     """
     copy = tensor.detach().clone()
-    numbers = _dense(copy)
-    numbers.copy_(numbers.where(numbers.isfinite(), 0.5))
+    repair(copy, where=copy)
     return copy
+
+
+def repair(tensor: Tensor, *, where: Tensor) -> None:
+    """Write 0.5 into a tensor wherever one of its kind holds NaN or Inf."""
+    numbers = _dense(tensor)
+    numbers.copy_(numbers.where(_dense(where).isfinite(), 0.5))
 
 
 def values(tensor: Tensor, role: str) -> Values:

@@ -389,6 +389,22 @@ def overflow_beside_hidden_log(x: Tensor) -> Tensor:
     return both[1:] * x[:1]
 
 
+def contrast_by_hand(x: Tensor) -> Tensor:
+    others = 1 - torch.eye(3)
+    grown = torch.exp(x @ x.T) * others
+    return -(grown.diagonal() / grown.sum(dim=-1)).log()
+
+
+def eps_below_float16(x: Tensor) -> Tensor:
+    y = (x * 0).half()
+    return y / (y.norm(dim=-1, keepdim=True) + 1e-8)
+
+
+def clamped_division(x: Tensor) -> Tensor:
+    ratio = 1 / (x - 1)
+    return ratio.clamp(max=10)
+
+
 def logged_under_vmap(x: Tensor) -> Tensor:
     return torch.vmap(lambda row: (row - 1).log())(x)
 
@@ -487,6 +503,23 @@ class Attention(nn.Module):
         q = self.input(x)
         y = functional.scaled_dot_product_attention(q, q, q, attn_mask=mask)
         return y.mean()
+
+
+class MaskedByBuffer(nn.Module):
+    """-Inf in a buffer is a mask, and legal until it leaves nothing."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = identity(4)
+        mask = torch.zeros(3, 4)
+        mask[1] = -INF
+        self.register_buffer("mask", mask)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        x = self.input(batch)
+        return torch.softmax(x + self.mask, dim=-1).mean()
 
 
 class Embedded(nn.Module):
@@ -642,6 +675,19 @@ def backward(
 
 
 FAULTS = [
+    forward(contrast_by_hand, "exp", "grown = torch.exp(x @ x.T) * others"),
+    forward(
+        eps_below_float16, "div", "return y / (y.norm(dim=-1, keepdim=True) + 1e-8)"
+    ),
+    backward(clamped_division, "div", "ratio = 1 / (x - 1)", hidden_by="clamp"),
+    Fault(
+        "a buffer masks a row whole",
+        MaskedByBuffer,
+        "softmax",
+        "forward",
+        "return torch.softmax(x + self.mask, dim=-1).mean()",
+        path="",
+    ),
     forward(log_of_zero, "log", "return y.log()"),
     forward(zero_by_zero, "div", "return y / y"),
     forward(one_by_zero, "div", "return 1 / y"),
