@@ -46,6 +46,10 @@ HOUSE = {
         "lightning numpy pydantic pydantic_core torch yaml",
         "errors names scalars records models data output clipping tensorboard callback",
     ),
+    "replay": (
+        "torch",
+        "errors names records models data gradients health output guard",
+    ),
     "report": (
         "jinja2 matplotlib numpy rich",
         "errors names palette records health output tensorboard",
