@@ -1,4 +1,4 @@
-"""A class of the user's by its path: import it, and make an object of it."""
+"""A class of the user's by its path: import it, make an object of it, and its Lightning."""
 
 import inspect
 import sys
@@ -69,6 +69,13 @@ def constructed(
         return found(**options)
     except Exception as error:  # the user's constructor may raise anything
         raise ConfigError(f"{source} {path} cannot be built: {told(error)}") from None
+
+
+def lightning_of(module: object) -> str:
+    """Return the name of the Lightning a module is of: a Trainer of another refuses it."""
+    parents = {parent.__module__.partition(".")[0] for parent in type(module).__mro__}
+    foreign = "pytorch_lightning" in parents
+    return "pytorch_lightning" if foreign else "lightning.pytorch"
 
 
 def told(error: Exception) -> str:

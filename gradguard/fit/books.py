@@ -102,8 +102,8 @@ class Books:
         return [recorder.last_step for recorder in self] + waiting
 
     def updates(self) -> int:
-        """Return a number that grows by one with each update that is seen."""
-        return sum(recorder.last_step for recorder in self)
+        """Return how many updates were seen, by all optimizers together."""
+        return sum(recorder.updates for recorder in self)
 
     def load_state_dict(
         self, learned: Sequence[State], last_steps: Sequence[int]

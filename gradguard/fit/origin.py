@@ -1,5 +1,6 @@
 """What a dump says of the fit it comes from: enough to set up the same Trainer again."""
 
+import pickle
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -40,7 +41,7 @@ class Origin:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """Return versions, the module's class, and what the Trainer was set to, and where."""
+        """Return versions, the module's class and flags, and what the Trainer was set to."""
         return {
             "versions": {
                 "gradguard": version("gradguard"),
@@ -49,6 +50,7 @@ class Origin:
                 "python": platform.python_version(),
             },
             "module": self._class(),
+            "requires_grad": self._requires_grad(),
             "trainer": self._settings(),
             "autocast": _autocast(self._trainer.precision_plugin),
             "scaler": self._trainer.precision_plugin.state_dict(),
@@ -64,9 +66,18 @@ class Origin:
         module = self._module
         return {
             "path": f"{type(module).__module__}:{type(module).__qualname__}",
-            "hparams": dict(module.hparams_initial),
+            "hparams": _picklable(dict(module.hparams_initial)),
             "hparams_name": getattr(module, "_hparams_name", None),
             "automatic_optimization": module.automatic_optimization,
+        }
+
+    def _requires_grad(self) -> dict[str, bool]:
+        """Return which parameters want gradients, by name, outside of `toggle_optimizer`."""
+        # Private, but a step ends bad between the toggling and the way back.
+        toggled = getattr(self._module, "_param_requires_grad_state", {})
+        return {
+            name: bool(toggled.get(parameter, parameter.requires_grad))
+            for name, parameter in self._module.named_parameters()
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -95,3 +106,16 @@ def _autocast(precision: Any) -> dict[str, str] | None:
         return None
     context = precision.autocast_context_manager()
     return {"device": context.device, "dtype": str(context.fast_dtype)}
+
+
+def _picklable(hparams: dict[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters that can be saved; a lambda is not worth the dump."""
+    return {name: value for name, value in hparams.items() if _can_be_pickled(value)}
+
+
+def _can_be_pickled(value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # whatever the class of the user's raises
+        return False
+    return True

@@ -12,9 +12,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gradguard.gradients.columns import ParameterColumns
-from gradguard.gradients.norms import plain
-from gradguard.gradients.sharding import local
-from gradguard.guard.culprits import counts
+from gradguard.guard.culprits import counts, norm
 from gradguard.guard.window import Window, weights
 from gradguard.names import said_bytes
 
@@ -121,7 +119,9 @@ class Dump:
     ) -> dict[str, Any]:
         window, optimizers = self._window, self._origin.optimizers
         states = window.optimizers or [each.state_dict() for each in optimizers]
-        moved = window.weights is None and self._count() > self._updates + 1
+        before = 0
+        if self._origin.period is None:
+            before = max(0, self._count() - self._updates - 1)
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -130,13 +130,11 @@ class Dump:
             "loss": loss,
             "gradients": dict(_gradients(columns)),
             "weights": window.weights or weights(self._module),
-            "weights_moved": moved and self._origin.period is None,
+            "weights_moved": window.weights is None and before > 0,
+            "updates_before": before,
             "buffers": window.buffers,
             "modes": {
                 name: module.training for name, module in self._module.named_modules()
-            },
-            "requires_grad": {
-                name: p.requires_grad for name, p in self._module.named_parameters()
             },
             "optimizers": states,
             "optimizer": _place(columns, optimizers),
@@ -201,13 +199,7 @@ def _gradients(columns: ParameterColumns) -> Any:
     """
     for column, name in zip(columns.order, columns.names, strict=True):
         gradient = columns.parameters[column].grad
-        norm = -1.0 if gradient is None else _norm(gradient)
-        yield name, {**counts(gradient)._asdict(), "norm_before": norm}
-
-
-def _norm(gradient: Tensor) -> float:
-    elements = plain(local(gradient)).cpu()  # where float64 is at hand
-    return float(torch.linalg.vector_norm(elements, dtype=torch.float64))
+        yield name, {**counts(gradient)._asdict(), "norm_before": norm(gradient)}
 
 
 def _place(columns: ParameterColumns, optimizers: Sequence[Optimizer]) -> int:
