@@ -32,7 +32,9 @@ def imported(path: str, *, source: str = "--module") -> Any:
     try:
         found = import_module(module)
     except Exception as error:  # the user's file may raise anything
-        raise ConfigError(f"{source} {path} cannot be imported: {told(error)}") from None
+        raise ConfigError(
+            f"{source} {path} cannot be imported: {told(error)}"
+        ) from None
     for part in name.split("."):
         if not hasattr(found, part):
             raise ConfigError(f"{source} {path}: {module} has no {name!r}")

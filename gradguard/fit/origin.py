@@ -1,6 +1,5 @@
 """What a dump says of the fit it comes from: enough to set up the same Trainer again."""
 
-import pickle
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -66,7 +65,11 @@ class Origin:
         module = self._module
         return {
             "path": f"{type(module).__module__}:{type(module).__qualname__}",
-            "hparams": _picklable(dict(module.hparams_initial)),
+            "hparams": {
+                name: value
+                for name, value in module.hparams_initial.items()
+                if name in module.hparams  # Lightning takes away what cannot be pickled
+            },
             "hparams_name": getattr(module, "_hparams_name", None),
             "automatic_optimization": module.automatic_optimization,
         }
@@ -106,16 +109,3 @@ def _autocast(precision: Any) -> dict[str, str] | None:
         return None
     context = precision.autocast_context_manager()
     return {"device": context.device, "dtype": str(context.fast_dtype)}
-
-
-def _picklable(hparams: dict[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters that can be saved; a lambda is not worth the dump."""
-    return {name: value for name, value in hparams.items() if _can_be_pickled(value)}
-
-
-def _can_be_pickled(value: object) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception:  # whatever the class of the user's raises
-        return False
-    return True

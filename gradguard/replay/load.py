@@ -16,7 +16,7 @@ from gradguard.guard.dump import FORMAT, VERSION
 from gradguard.names import named
 
 # What NumPy's arrays are made of in a pickle: numbers in memory, no code.
-_ARRAYS = [
+_ARRAYS: list[Any] = [
     np.ndarray,
     np.dtype,
     *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdgFDG"},
@@ -92,7 +92,9 @@ def load(file: Path, *, trust: bool = False) -> BadStep:
     """
     if not file.is_file():
         kind = "is a directory, not a dump" if file.is_dir() else "does not exist"
-        raise ConfigError(f"{file} {kind}: expected a file such as bad-step-41-rank-0.pt")
+        raise ConfigError(
+            f"{file} {kind}: expected a file such as bad-step-41-rank-0.pt"
+        )
     with safe_globals(_ARRAYS):
         try:
             foreign = get_unsafe_globals_in_checkpoint(file)
@@ -128,7 +130,9 @@ def _checked(content: Any, file: Path) -> BadStep:
     kind = content.get("format") if isinstance(content, dict) else None
     if kind != FORMAT:
         old = isinstance(content, dict) and {"batch", "rng", "weights"} <= {*content}
-        said = "was saved by gradguard 0.1, and lacks" if old else "is no dump, but lacks"
+        said = (
+            "was saved by gradguard 0.1, and lacks" if old else "is no dump, but lacks"
+        )
         raise ConfigError(f"{file} {said} what a replay needs")
     if content["version"] != VERSION:
         raise ConfigError(

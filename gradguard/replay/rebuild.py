@@ -114,4 +114,6 @@ def _of_shards(bad: BadStep) -> str:
     strategy, processes = bad.trainer["strategy"], bad.trainer["world_size"]
     if processes == 1 or "DDP" in strategy:
         return ""
-    return f" (saved by one of {processes} processes under {strategy}, weights in parts)"
+    return (
+        f" (saved by one of {processes} processes under {strategy}, weights in parts)"
+    )

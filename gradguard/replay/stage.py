@@ -57,7 +57,9 @@ def on_stage(bad: BadStep, module: Any, act: Callable[["Stage"], _T]) -> _T:
         trainer.callbacks.clear()  # the environment may add a GradGuard, which would skip
         trainer.fit_loop.epoch_loop.run = act_in_place_of_the_epoch
         epochs = trainer.fit_loop.epoch_progress.current
-        epochs.completed = epochs.processed = epochs.ready = bad.trainer["current_epoch"]
+        epochs.completed = epochs.processed = epochs.ready = bad.trainer[
+            "current_epoch"
+        ]
         number = bad.trainer["num_training_batches"]
         loader = repeat(None) if number == float("inf") else range(number)
         with suppress(_Done):
@@ -76,7 +78,6 @@ class Stage:
     Attributes:
         module: The module.
         batches: The batches of the step by position, on the Trainer's device.
-        loss_scale: What the loss is multiplied by, 1 without a gradient scaler.
 
     Raises:
         ConfigError: If the module does not fit.
@@ -95,7 +96,14 @@ class Stage:
         self._set_up()
 
     @property
+    def device(self) -> torch.device:
+        """Where the step runs."""
+        found: torch.device = self._trainer.strategy.root_device
+        return found
+
+    @property
     def loss_scale(self) -> float:
+        """What the loss is multiplied by, 1 without a gradient scaler."""
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         return 1.0 if scaler is None else float(scaler.get_scale())
 
