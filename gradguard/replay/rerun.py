@@ -1,10 +1,16 @@
 """One step, run as often as needed, always from the same start."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from gradguard.gradients.norms import plain
+from gradguard.gradients.sharding import local
+from gradguard.guard.dump import rng_state, set_rng_state
 from gradguard.replay.cause import Outcome
 
 Batches = Mapping[int, Any]
@@ -14,6 +20,8 @@ Step = Callable[[Batches], Any]
 class Rerun:
     """Run a step again and again from the same weights, buffers and random state.
 
+    Compiled modules run eagerly.
+
     Args:
         module: Whose gradients the step takes.
         step: Runs forward and backward of the given batches, keyed by their position in
@@ -21,13 +29,76 @@ class Rerun:
             loss, or those of all batches, or None. It may be given some of the batches
             only, or parts of them.
         batches: Those of the step.
+
+    Attributes:
+        runs: How many times the step was run so far.
+        returned: What the step returned last.
     """
 
     def __init__(self, module: nn.Module, step: Step, batches: Batches) -> None:
         self.module = module
-        self.step = step
         self.batches = batches
+        self.runs = 0
+        self.returned: Any = None
+        self._step = step
+        self._tensors = [*module.parameters(), *module.buffers()]
+        self._saved = [tensor.detach().clone() for tensor in self._tensors]
+        self._rng = rng_state()
 
-    def __call__(self, batches: Batches | None = None) -> Outcome:
-        """Return how the step ends, on these batches or all."""
-        raise NotImplementedError
+    def __call__(
+        self,
+        batches: Batches | None = None,
+        *,
+        under: AbstractContextManager[Any] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Outcome:
+        """Return how the step ends.
+
+        Args:
+            batches: All of them unless given.
+            under: What the step runs in, such as a mode that watches it.
+            dtype: What floating weights and buffers are cast to first; None casts none.
+        """
+        self.restore(dtype)
+        self.runs += 1
+        with torch.compiler.set_stance("force_eager"), under or nullcontext():
+            self.returned = None
+            self.returned = self._step(self.batches if batches is None else batches)
+        return self._outcome()
+
+    def restore(self, dtype: torch.dtype | None = None) -> None:
+        """Put weights, buffers and random state back, and take gradients away."""
+        with torch.no_grad():
+            for tensor, saved in zip(self._tensors, self._saved, strict=True):
+                wanted = dtype if dtype and saved.is_floating_point() else saved.dtype
+                if tensor.dtype == wanted:
+                    tensor.copy_(saved)
+                else:
+                    tensor.data = saved.to(wanted, copy=True)
+                tensor.grad = None
+        set_rng_state(self._rng)
+
+    def _outcome(self) -> Outcome:
+        norms = {
+            name: float(plain(local(parameter.grad)).double().norm())
+            for name, parameter in self.module.named_parameters()
+            if parameter.grad is not None
+        }
+        return Outcome(
+            losses=tuple(float(loss.detach()) for loss in losses(self.returned)),
+            norms_before=norms,
+            nonfinite=tuple(n for n, norm in norms.items() if not math.isfinite(norm)),
+        )
+
+
+def losses(returned: Any) -> list[Tensor]:
+    """Return the losses among what a step returned."""
+    found = returned if isinstance(returned, Iterable) else [returned]
+    if isinstance(returned, Tensor):
+        found = [returned]
+    return [loss for loss in found if isinstance(loss, Tensor)]
+
+
+def is_broken(outcome: Outcome) -> bool:
+    """Return whether a loss or a gradient is NaN or Inf."""
+    return bool(outcome.nonfinite) or not all(map(math.isfinite, outcome.losses))

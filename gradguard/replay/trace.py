@@ -1,9 +1,140 @@
 """The first operation that broke a step, found by following back what reached the end."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from gradguard.replay.advice import operation_advice, tensor_advice
+from gradguard.replay.calls import Calls
 from gradguard.replay.cause import Cause
-from gradguard.replay.rerun import Rerun
+from gradguard.replay.operations import Operations
+from gradguard.replay.origins import Leaf, Operation, Origin, beginnings
+from gradguard.replay.outside import Outside
+from gradguard.replay.rerun import Rerun, losses
+from gradguard.replay.site import module_paths
+from gradguard.replay.values import broken
 
 
 def trace(rerun: Rerun, *, loss_scale: float = 1.0) -> Cause | None:
-    """Return what broke the step; None if nothing did."""
-    raise NotImplementedError
+    """Return what broke the step; None if nothing did.
+
+    Only what reaches a loss or a parameter's gradient counts: from there the operations
+    are followed back to the first whose inputs were finite, or legal.
+
+    Args:
+        rerun: The step.
+        loss_scale: That the step multiplies its loss with.
+    """
+    watch = _Watch(rerun, loss_scale)
+    rerun(under=watch.watching())
+    found = beginnings(watch.ends)
+    if not found:
+        return None
+    if isinstance(found[0], Leaf):
+        return _of_tensor(found[0])
+    return _of_operation(found[0], loss_scale, at_loss=watch.at_loss)
+
+
+class _Watch:
+    """Watch a step, and what of it matters at the end.
+
+    Attributes:
+        ends: What broke the first broken loss or, before there is one, the gradients of
+            the first backward pass that breaks some.
+        at_loss: Whether it was a loss.
+    """
+
+    def __init__(self, rerun: Rerun, loss_scale: float) -> None:
+        self.ends: list[Origin] = []
+        self.at_loss = False
+        self._rerun = rerun
+        self._calls = Calls(
+            module_paths(rerun.module),
+            before_backward=lambda losses: self._end(losses, at_loss=True),
+            after_backward=lambda: self._end(self._gradients()),
+        )
+        self._operations = Operations(
+            self._calls,
+            Outside(rerun.module, rerun.batches),
+            loss_scale=loss_scale,
+            micro_batch=min(rerun.batches, default=0),
+        )
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch what runs in this context."""
+        with self._operations, self._calls:
+            yield
+        self._end(losses(self._rerun.returned), at_loss=True)
+        self._end(self._gradients())
+
+    def _gradients(self) -> Iterator[Tensor]:
+        for parameter in self._rerun.module.parameters():
+            if parameter.grad is not None:
+                yield parameter.grad
+
+    def _end(self, tensors: Iterable[Tensor], *, at_loss: bool = False) -> None:
+        if self.ends:
+            return
+        with self._operations.resting():
+            for tensor in filter(broken, tensors):
+                self.ends += self._operations.origins(tensor)
+                self.at_loss = at_loss
+
+
+def _of_tensor(leaf: Leaf) -> Cause:
+    return Cause(
+        kind=leaf.kind,
+        name=leaf.name,
+        direction=None,
+        module=leaf.module,
+        line=leaf.site.line,
+        kernel="",
+        inputs=(),
+        output=leaf.output,
+        hidden_by=None,
+        peak=None,
+        rows=leaf.rows,
+        micro_batch=leaf.micro_batch,
+        advice=tensor_advice(leaf.kind),
+    )
+
+
+def _of_operation(operation: Operation, loss_scale: float, *, at_loss: bool) -> Cause:
+    # Its value never reached the loss, so that it is the gradient of it that broke.
+    direction = operation.direction if at_loss else "backward"
+    scaled = direction == "backward" or operation.scales
+    scaled = scaled and _fits(operation, loss_scale) and loss_scale != 1
+    site, output = operation.site, operation.output
+    narrow = output.dtype if operation.peak is not None else None
+    return Cause(
+        kind="scale" if scaled else "operation",
+        name=site.operation,
+        direction=direction,
+        module=site.module,
+        line=site.line,
+        kernel=operation.kernel,
+        inputs=operation.inputs,
+        output=output,
+        hidden_by=operation.hidden_by,
+        peak=operation.peak,
+        rows=(),
+        micro_batch=operation.micro_batch,
+        advice=operation_advice(
+            (site.operation, operation.kernel),
+            direction,
+            scaled=scaled,
+            hidden=operation.hidden_by is not None,
+            narrow=narrow,
+        ),
+    )
+
+
+def _fits(operation: Operation, loss_scale: float) -> bool:
+    """Whether the output would have been finite without the loss scale."""
+    if operation.peak is None or operation.output is None:
+        return False
+    dtype: torch.dtype = getattr(torch, operation.output.dtype)
+    return operation.peak / loss_scale <= torch.finfo(dtype).max

@@ -1,0 +1,149 @@
+"""One operation of ATen's as it runs: what it reads, and what it writes."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from gradguard.replay.cause import Values
+from gradguard.replay.values import values
+
+# In-place operations that do not look at what they overwrite.
+_OVERWRITE = {
+    "bernoulli_",
+    "cauchy_",
+    "copy_",
+    "exponential_",
+    "fill_",
+    "geometric_",
+    "log_normal_",
+    "normal_",
+    "random_",
+    "resize_",
+    "set_",
+    "uniform_",
+    "zero_",
+}
+# What torch makes of a number in the user's code.
+_LITERAL = {"lift", "lift_fresh", "lift_fresh_copy"}
+
+
+class Running:
+    """An operation with its arguments.
+
+    Args:
+        func: The operation.
+        args: As it is called.
+        kwargs: Likewise.
+
+    Attributes:
+        kernel: Its name in ATen.
+        mutates: Whether it writes into arguments.
+        read: The tensors that it reads, and what it calls them.
+        given: What those held before it ran, in the same order.
+    """
+
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.kernel: str = func._schema.name.rpartition("::")[2]
+        self.mutates: bool = func._schema.is_mutable
+        self._func, self._args, self._kwargs = func, args, kwargs
+        self.read = [
+            (argument.name, tensor)
+            for argument, value in self._arguments()
+            if self._is_read(argument)
+            for tensor in _tensors(value)
+        ]
+        self.given = [
+            tensor.clone() if self.mutates else tensor for _, tensor in self.read
+        ]
+
+    def run(self) -> Any:
+        """Run it."""
+        return self._func(*self._args, **self._kwargs)
+
+    def written(self, output: Any) -> list[Tensor]:
+        """Return what it wrote, given what it returned."""
+        found = {id(tensor): tensor for tensor in _tensors(output)}
+        for argument, value in self._arguments():
+            if argument.is_write:
+                found.update((id(tensor), tensor) for tensor in _tensors(value))
+        return [*found.values()]
+
+    def inputs(self) -> tuple[Values, ...]:
+        """Return what it read, masks aside."""
+        return tuple(
+            values(given, name)
+            for (name, _), given in zip(self.read, self.given, strict=True)
+            if given.dtype is not torch.bool
+        )
+
+    @property
+    def writes_on_purpose(self) -> bool:
+        """Whether NaN or Inf in its output is what the user's code asked for."""
+        return (
+            not self.read
+            or self.kernel in _LITERAL
+            or not all(map(math.isfinite, self._numbers()))
+        )
+
+    @property
+    def writes_nan(self) -> bool:
+        """Whether NaN in its output is what the user's code asked for."""
+        numbers = [*self._numbers()]
+        return not numbers or any(map(math.isnan, numbers))
+
+    def multiplies_by(self, scale: float) -> bool:
+        """Whether it multiplies by a scale other than 1."""
+        factors = [*self._numbers()]
+        factors += [float(t.detach()) for t in self.given if t.numel() == 1]
+        return scale != 1 and self.kernel in ("mul", "mul_") and scale in factors
+
+    def peak(self) -> float | None:
+        """Return the largest magnitude it gives in float64, None where that is not finite."""
+        originals = {id(t): g for (_, t), g in zip(self.read, self.given, strict=True)}
+
+        def widened(value: Any) -> Any:
+            if isinstance(value, torch.dtype) and value.is_floating_point:
+                return torch.float64
+            if isinstance(value, Tensor):
+                value = originals.get(id(value), value)
+                wide = value.double() if value.is_floating_point() else value
+                return wide.clone() if self.mutates else wide
+            return value
+
+        try:
+            output = self._func(
+                *tree_map(widened, self._args), **tree_map(widened, self._kwargs)
+            )
+            largest = max(float(t.abs().max()) for t in _tensors(output) if t.numel())
+        except (RuntimeError, TypeError, ValueError):  # no such kernel in float64
+            return None
+        return largest if math.isfinite(largest) else None
+
+    def _arguments(self) -> Iterator[tuple[Any, Any]]:
+        """Yield the arguments given, each beside what the schema says of it."""
+        for place, argument in enumerate(self._func._schema.arguments):
+            if place < len(self._args):
+                yield argument, self._args[place]
+            elif argument.name in self._kwargs:
+                yield argument, self._kwargs[argument.name]
+
+    def _is_read(self, argument: Any) -> bool:
+        """Whether the numbers of an argument matter, not only its shape."""
+        if self.kernel.endswith("_like") or self.kernel.startswith("new_"):
+            return False
+        return not argument.is_write or not (
+            argument.is_out or self.kernel in _OVERWRITE
+        )
+
+    def _numbers(self) -> Iterator[float]:
+        for value in tree_leaves((self._args, self._kwargs)):
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                yield float(value)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]

@@ -1,0 +1,754 @@
+"""Steps with one planted fault each, and healthy steps that look like faults."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+INF, NAN = float("inf"), float("nan")
+ROWS = torch.arange(1.0, 13.0).reshape(3, 4)
+
+
+class Net(nn.Module):
+    """The mean of what a function makes of the batch, which first passes `input`."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.input = identity(4)
+        self.block = Block(function)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.block(self.input(batch)).float().mean()
+
+
+class Block(nn.Module):
+    """A module whose code is a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def identity(size: int) -> nn.Linear:
+    """A linear layer that changes nothing, so that inputs are what the test says."""
+    layer = nn.Linear(size, size)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@dataclass
+class Fault:
+    """A step that breaks, and what is to be said of it."""
+
+    title: str
+    module: Callable[[], nn.Module]
+    name: str
+    direction: Literal["forward", "backward"] | None
+    line: str
+    path: str = "block"
+    batches: dict[int, Any] = field(default_factory=lambda: {0: ROWS})
+    kind: str = "operation"
+    hidden_by: str | None = None
+    micro_batch: int = 0
+    rows: tuple[int, ...] = ()
+    autocast: torch.dtype | None = None
+    loss_scale: float = 1.0
+
+
+@dataclass
+class Healthy:
+    """A step in which nothing breaks, whatever NaN and Inf there are on the way."""
+
+    title: str
+    module: Callable[[], nn.Module]
+    batches: dict[int, Any] = field(default_factory=lambda: {0: ROWS})
+    autocast: torch.dtype | None = None
+    loss_scale: float = 1.0
+
+
+# Forward ----------------------------------------------------------------------------
+
+
+def log_of_zero(x: Tensor) -> Tensor:
+    y = x * 0
+    return y.log()
+
+
+def zero_by_zero(x: Tensor) -> Tensor:
+    y = x - x
+    return y / y
+
+
+def one_by_zero(x: Tensor) -> Tensor:
+    y = x - x
+    return 1 / y
+
+
+def divided_in_place(x: Tensor) -> Tensor:
+    y = x.clone()
+    y /= x[:, :1] - 1
+    return y
+
+
+def slice_logged_in_place(x: Tensor) -> Tensor:
+    y = x - 1
+    y[0].log_()
+    return y * 2
+
+
+def written_by_out(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        weight = torch.empty(3, 4)
+        torch.log(x - 1, out=weight)
+    return x * weight
+
+
+def exp_overflow(x: Tensor) -> Tensor:
+    return torch.exp(x * 100).sum(dim=1)
+
+
+def softmax_by_hand(x: Tensor) -> Tensor:
+    e = (x * 50).exp()
+    return e / e.sum(dim=-1, keepdim=True)
+
+
+def fully_masked_softmax(x: Tensor) -> Tensor:
+    scores = x.masked_fill(x > 4, -INF)
+    return scores.softmax(dim=-1)
+
+
+def fully_masked_by_adding(x: Tensor) -> Tensor:
+    mask = torch.zeros(3, 4)
+    mask[1] = -INF
+    return torch.softmax(x + mask, dim=-1)
+
+
+def all_of_logsumexp(x: Tensor) -> Tensor:
+    scores = torch.full((3, 4), -INF) + x
+    return scores.logsumexp(dim=-1)
+
+
+def mask_times_inf(x: Tensor) -> Tensor:
+    mask = (x > 4).float()
+    return x + mask * -INF
+
+
+def variance_of_one_row(x: Tensor) -> Tensor:
+    return x[:1].var(dim=0)
+
+
+def power_of_zero(x: Tensor) -> Tensor:
+    return (x - 1).pow(-1)
+
+
+def root_of_negative(x: Tensor) -> Tensor:
+    return (x - 2).sqrt()
+
+
+def acos_beyond_one(x: Tensor) -> Tensor:
+    return x.acos()
+
+
+def normalized_by_hand(x: Tensor) -> Tensor:
+    centered = x - x
+    return centered / centered.square().sum(dim=-1, keepdim=True).sqrt()
+
+
+def layer_norm_by_hand(x: Tensor) -> Tensor:
+    y = x[:, :1].expand(-1, 4)
+    centered = y - y.mean(dim=-1, keepdim=True)
+    return centered / centered.var(dim=-1, keepdim=True)
+
+
+def log_softmax_by_hand(x: Tensor) -> Tensor:
+    return x - torch.log((x * 30).exp().sum(dim=-1, keepdim=True))
+
+
+def log_of_underflow(x: Tensor) -> Tensor:
+    p = torch.softmax(x * 200, dim=-1)
+    return -(p * p.log()).sum(dim=-1)
+
+
+def entropy_of_masked(x: Tensor) -> Tensor:
+    scores = x.masked_fill(x == 2, -INF)
+    logged = scores.log_softmax(dim=-1)
+    return -(logged.exp() * logged).sum(dim=-1)
+
+
+def nothing_to_average(x: Tensor) -> Tensor:
+    return x[x > 100].mean()
+
+
+def all_targets_ignored(x: Tensor) -> Tensor:
+    targets = torch.full((3,), -100)
+    return functional.cross_entropy(x, targets)
+
+
+def entropy_by_hand(x: Tensor) -> Tensor:
+    p = torch.sigmoid(x * 40)
+    return -(torch.log(1 - p))
+
+
+def average_by_count(x: Tensor) -> Tensor:
+    count = (x > 100).sum()
+    return x[x > 100].sum() / count
+
+
+def exponent_of_integers(x: Tensor) -> Tensor:
+    steps = torch.arange(3) * 0
+    return x / steps[:, None]
+
+
+def loop_that_grows(x: Tensor) -> Tensor:
+    for _ in range(8):
+        x = x * x
+    return x
+
+
+def half_sum(x: Tensor) -> Tensor:
+    y = (x * 5000).half()
+    return y.sum()
+
+
+def cast_to_half(x: Tensor) -> Tensor:
+    y = x * 1e5
+    return y.half()
+
+
+def complex_log(x: Tensor) -> Tensor:
+    z = torch.complex(x - 1, x - 1)
+    return torch.log(z).real
+
+
+def sparse_log(x: Tensor) -> Tensor:
+    y = (x - 1).to_sparse().coalesce()
+    values = y.values() * 0
+    return values.log()
+
+
+class Log(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.log()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient / x
+
+
+class Root(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.sqrt()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        return gradient / (2 * output)
+
+
+def custom_forward(x: Tensor) -> Tensor:
+    y = Log.apply(x - 1)
+    return y * 2
+
+
+def custom_backward(x: Tensor) -> Tensor:
+    y = Root.apply(x - 1)
+    return y * 2
+
+
+# Backward ---------------------------------------------------------------------------
+
+
+def root_at_zero(x: Tensor) -> Tensor:
+    y = x - 1
+    return y.sqrt()
+
+
+def norm_by_hand_at_zero(x: Tensor) -> Tensor:
+    y = (x * 0).pow(2).sum(dim=-1)
+    return y.sqrt()
+
+
+def p_norm_at_zero(x: Tensor) -> Tensor:
+    return (x * 0).norm(p=0.5, dim=-1)
+
+
+def std_of_constant(x: Tensor) -> Tensor:
+    return (x * 0).std(dim=-1)
+
+
+def power_at_zero(x: Tensor) -> Tensor:
+    y = x - 1
+    return y**0.5
+
+
+def acos_at_one(x: Tensor) -> Tensor:
+    y = x / 12
+    return torch.acos(y)
+
+
+def asin_at_one(x: Tensor) -> Tensor:
+    y = x / 12
+    return torch.asin(y)
+
+
+def atan2_at_origin(x: Tensor) -> Tensor:
+    y = x * 0
+    return torch.atan2(y, y)
+
+
+def distance_by_hand(x: Tensor) -> Tensor:
+    squares = (x[:, None] - x[None]).square().sum(dim=-1)
+    return squares.sqrt()
+
+
+def cumprod_of_zeros(x: Tensor) -> Tensor:
+    y = x - 1
+    return y.cumprod(dim=-1) + y.abs().pow(0.25)
+
+
+def absolute_power(x: Tensor) -> Tensor:
+    y = (x - 1).abs()
+    return y.pow(0.3)
+
+
+def double_root(x: Tensor) -> Tensor:
+    y = (x - x.detach()).square()
+    return y.sqrt()
+
+
+def complex_power(x: Tensor) -> Tensor:
+    z = torch.complex(x * 0, x * 0)
+    return torch.view_as_real(z.sqrt())
+
+
+def where_root(x: Tensor) -> Tensor:
+    y = x - 1
+    root = y.sqrt()
+    return torch.where(y > 0, root, y)
+
+
+def where_log(x: Tensor) -> Tensor:
+    y = x - 3
+    logged = torch.log(y)
+    return torch.where(y > 0, logged, 0.0)
+
+
+def where_division(x: Tensor) -> Tensor:
+    y = x - 3
+    ratio = 1 / y
+    return torch.where(y != 0, ratio, 0.0)
+
+
+def where_exp(x: Tensor) -> Tensor:
+    y = x * 20
+    grown = y.exp()
+    return torch.where(y < 50, grown, y)
+
+
+def masked_root(x: Tensor) -> Tensor:
+    y = x - 5
+    root = (y / 2).sqrt()
+    return root.masked_fill(y <= 0, 0.0).sum(dim=-1)
+
+
+def softplus_by_hand(x: Tensor) -> Tensor:
+    y = (x * 20).exp()
+    return 1 / (1 + y)
+
+
+def gradient_penalty(x: Tensor) -> Tensor:
+    y = (x * 2).sum()
+    (slope,) = torch.autograd.grad(y * 0 + (x * 0).square().sum(), x, create_graph=True)
+    squares = slope.square().sum(dim=-1)
+    return squares.sqrt() + y
+
+
+def recomputed(x: Tensor) -> Tensor:
+    y = x - 1
+    return y.sqrt()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, *, reentrant: bool) -> None:
+        super().__init__()
+        self.input = identity(4)
+        self.block = Block(recomputed)
+        self.reentrant = reentrant
+
+    def forward(self, batch: Tensor) -> Tensor:
+        x = self.input(batch)
+        return checkpoint(self.block, x, use_reentrant=self.reentrant).mean()
+
+
+# Healthy ----------------------------------------------------------------------------
+
+
+def partly_masked_softmax(x: Tensor) -> Tensor:
+    return x.masked_fill(x % 4 == 0, -INF).softmax(dim=-1)
+
+
+def causal_by_adding(x: Tensor) -> Tensor:
+    mask = torch.full((3, 3), -INF).triu(1)
+    return torch.softmax(x @ x.T + mask, dim=-1) @ x
+
+
+def double_where(x: Tensor) -> Tensor:
+    y = x - 3
+    safe = torch.where(y > 0, y, 1.0)
+    return torch.where(y > 0, safe.log(), 0.0)
+
+
+def where_over_nan(x: Tensor) -> Tensor:
+    noise = (x.detach() - 3).log()
+    return x * torch.where(noise.isfinite(), noise, 1.0)
+
+
+def mask_over_inf(x: Tensor) -> Tensor:
+    penalty = 1 / (x.detach() - 1)
+    return x * penalty.masked_fill(penalty.isinf(), 0.0)
+
+
+def nan_to_num_of_log(x: Tensor) -> Tensor:
+    return x * (x.detach() - 1).log().nan_to_num(neginf=0.0)
+
+
+def nanmean_over_gaps(x: Tensor) -> Tensor:
+    return x.masked_fill(x == 4, NAN).nanmean(dim=0)
+
+
+def padded_max_pool(x: Tensor) -> Tensor:
+    padded = functional.pad(x, (1, 1), value=-INF)
+    return functional.max_pool1d(padded, 3, stride=1)
+
+
+def topk_of_masked(x: Tensor) -> Tensor:
+    return x.masked_fill(x % 2 == 0, -INF).topk(2, dim=-1).values
+
+
+def logsumexp_of_some(x: Tensor) -> Tensor:
+    return x.masked_fill(x % 2 == 0, -INF).logsumexp(dim=-1)
+
+
+def clamped_inf(x: Tensor) -> Tensor:
+    far = x.detach() * INF
+    return x + far.clamp(max=10.0)
+
+
+def exp_of_minus_inf(x: Tensor) -> Tensor:
+    return x * (x.detach() - 1).log().exp()
+
+
+def cross_entropy_with_mask(x: Tensor) -> Tensor:
+    logits = x.masked_fill(torch.eye(3, 4, dtype=torch.bool), -INF)
+    return functional.cross_entropy(logits, torch.tensor([1, 2, 3]))
+
+
+def norms_at_zero(x: Tensor) -> Tensor:
+    y = x * 0
+    return y.norm(dim=-1) + y.std(dim=-1) + torch.atan2(y, y).sum(dim=-1)
+
+
+def uninitialised_then_filled(x: Tensor) -> Tensor:
+    buffer = torch.empty(3, 4).fill_(NAN)
+    buffer.copy_(x.detach())
+    return x * buffer
+
+
+def broken_but_unused(x: Tensor) -> Tensor:
+    torch.log(x - 100)
+    metric = (x.detach() - x.detach()).reciprocal().mean()
+    assert not metric.isfinite()
+    return x
+
+
+def minimum_starts_at_inf(x: Tensor) -> Tensor:
+    best = torch.full((3,), INF)
+    for column in x.unbind(dim=1):
+        best = torch.minimum(best, column)
+    return best
+
+
+# Modules ----------------------------------------------------------------------------
+
+
+class Deep(nn.Module):
+    """A stack of blocks of which the third breaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = identity(4)
+        self.layers = nn.ModuleList(
+            [Block(torch.relu), Block(torch.tanh), nn.Sequential(Block(log_of_zero))]
+        )
+
+    def forward(self, batch: Tensor) -> Tensor:
+        x = self.input(batch)
+        for layer in self.layers:
+            x = layer(x)
+        return x.mean()
+
+
+class InRoot(nn.Module):
+    """Breaks in its own code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = identity(4)
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        predicted = self.input(batch["x"])
+        return torch.log(predicted - batch["y"][0]).mean()
+
+
+class Masked(nn.Module):
+    """Attention of torch's with a mask, True where nothing is to be seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, mask = batch
+        out, _ = self.attention(x, x, x, key_padding_mask=mask)
+        return out.mean()
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = identity(4)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, mask = batch
+        q = self.input(x)
+        y = functional.scaled_dot_product_attention(q, q, q, attn_mask=mask)
+        return y.mean()
+
+
+class Embedded(nn.Module):
+    """One row of the embedding is broken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(6, 4)
+        self.words.weight.data[3] = NAN
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        vectors = self.words(batch)
+        return self.head(vectors).mean()
+
+
+class BrokenWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+        self.layers[2].weight.data[0, 1] = INF
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.layers(batch).mean()
+
+
+class BrokenBuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.norm.running_var[2] = NAN
+        self.eval()
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.norm(batch).mean()
+
+
+class BrokenConstant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = identity(4)
+        self.classes = torch.tensor([1.0, NAN, 1.0, 1.0])
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return (self.input(batch) * self.classes).mean()
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = identity(4)
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        x, target = batch["views"][0]["x"], batch["target"]
+        return functional.mse_loss(self.input(x), target)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer whose weights grew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(4, 4, nonlinearity="relu", batch_first=True)
+        for weight in self.rnn.parameters():
+            nn.init.constant_(weight, 1e3)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        outputs, _ = self.rnn(batch)
+        return outputs.mean()
+
+
+class Wide(nn.Module):
+    """A layer whose sums leave float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        for weight in self.parameters():
+            nn.init.constant_(weight, 100.0)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.layers(batch).float().mean()
+
+
+class Multiplied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = identity(4)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        q = self.input(batch * 100)
+        scores = q @ q.T
+        return scores.float().mean()
+
+
+class Scaled(nn.Module):
+    """A layer in float16 whose gradients fit only without the loss scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = identity(4)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        x = self.input(batch)
+        return x.float().square().sum()
+
+
+def batch_of(*, x: float = 1.0, target: float = 3.0) -> dict[str, Any]:
+    """A nested batch, with one element of inputs and targets as given."""
+    inputs, targets = ROWS.clone(), ROWS.clone()
+    inputs[2, 0], targets[1, 2] = x, target
+    return {"views": [{"x": inputs}], "target": targets}
+
+
+def sequences() -> Tensor:
+    return torch.ones(2, 40, 4)
+
+
+FAULTS = [
+    Fault("log of zero", lambda: Net(log_of_zero), "log", "forward", "return y.log()"),
+    Fault("0 / 0", lambda: Net(zero_by_zero), "div", "forward", "return y / y"),
+    Fault("1 / 0", lambda: Net(one_by_zero), "div", "forward", "return 1 / y"),
+    Fault("in-place division", lambda: Net(divided_in_place), "div", "forward", "y /= x[:, :1] - 1"),
+    Fault("in-place log of a slice", lambda: Net(slice_logged_in_place), "log", "forward", "y[0].log_()"),
+    Fault("log into out", lambda: Net(written_by_out), "log", "forward", "torch.log(x - 1, out=weight)"),
+    Fault("exp overflow", lambda: Net(exp_overflow), "exp", "forward", "return torch.exp(x * 100).sum(dim=1)"),
+    Fault("softmax by hand", lambda: Net(softmax_by_hand), "exp", "forward", "e = (x * 50).exp()"),
+    Fault("fully masked softmax", lambda: Net(fully_masked_softmax), "softmax", "forward", "return scores.softmax(dim=-1)"),
+    Fault("fully masked by adding", lambda: Net(fully_masked_by_adding), "softmax", "forward", "return torch.softmax(x + mask, dim=-1)"),
+    Fault("logsumexp of all -inf", lambda: Net(all_of_logsumexp), "logsumexp", "forward", "return scores.logsumexp(dim=-1)"),
+    Fault("mask times inf", lambda: Net(mask_times_inf), "mul", "forward", "return x + mask * -INF"),
+    Fault("variance of one row", lambda: Net(variance_of_one_row), "var", "forward", "return x[:1].var(dim=0)"),
+    Fault("0 ** -1", lambda: Net(power_of_zero), "pow", "forward", "return (x - 1).pow(-1)"),
+    Fault("sqrt of negative", lambda: Net(root_of_negative), "sqrt", "forward", "return (x - 2).sqrt()"),
+    Fault("acos beyond one", lambda: Net(acos_beyond_one), "acos", "forward", "return x.acos()"),
+    Fault("normalized by hand", lambda: Net(normalized_by_hand), "div", "forward", "return centered / centered.square().sum(dim=-1, keepdim=True).sqrt()"),
+    Fault("layer norm by hand", lambda: Net(layer_norm_by_hand), "div", "forward", "return centered / centered.var(dim=-1, keepdim=True)"),
+    Fault("log softmax by hand", lambda: Net(log_softmax_by_hand), "exp", "forward", "return x - torch.log((x * 30).exp().sum(dim=-1, keepdim=True))"),
+    Fault("log of underflow", lambda: Net(log_of_underflow), "log", "forward", "return -(p * p.log()).sum(dim=-1)"),
+    Fault("entropy of masked", lambda: Net(entropy_of_masked), "mul", "forward", "return -(logged.exp() * logged).sum(dim=-1)"),
+    Fault("mean of nothing", lambda: Net(nothing_to_average), "mean", "forward", "return x[x > 100].mean()"),
+    Fault("all targets ignored", lambda: Net(all_targets_ignored), "cross_entropy", "forward", "return functional.cross_entropy(x, targets)"),
+    Fault("binary entropy by hand", lambda: Net(entropy_by_hand), "log", "forward", "return -(torch.log(1 - p))"),
+    Fault("average by count", lambda: Net(average_by_count), "div", "forward", "return x[x > 100].sum() / count"),
+    Fault("division by integers", lambda: Net(exponent_of_integers), "div", "forward", "return x / steps[:, None]"),
+    Fault("a loop that grows", lambda: Net(loop_that_grows), "mul", "forward", "x = x * x"),
+    Fault("float16 sum", lambda: Net(half_sum), "sum", "forward", "return y.sum()"),
+    Fault("cast to float16", lambda: Net(cast_to_half), "half", "forward", "return y.half()"),
+    Fault("log of complex zero", lambda: Net(complex_log), "log", "forward", "return torch.log(z).real"),
+    Fault("log in sparse", lambda: Net(sparse_log), "log", "forward", "return values.log()"),
+    Fault("custom forward", lambda: Net(custom_forward), "Log", "forward", "y = Log.apply(x - 1)"),
+    Fault("custom backward", lambda: Net(custom_backward), "Root", "backward", "y = Root.apply(x - 1)"),
+    Fault("sqrt' at 0", lambda: Net(root_at_zero), "sqrt", "backward", "return y.sqrt()"),
+    Fault("norm' by hand at 0", lambda: Net(norm_by_hand_at_zero), "sqrt", "backward", "return y.sqrt()"),
+    Fault("pow' at 0", lambda: Net(power_at_zero), "pow", "backward", "return y**0.5"),
+    Fault("acos' at 1", lambda: Net(acos_at_one), "acos", "backward", "return torch.acos(y)"),
+    Fault("asin' at 1", lambda: Net(asin_at_one), "asin", "backward", "return torch.asin(y)"),
+    Fault("distance' of identical points", lambda: Net(distance_by_hand), "sqrt", "backward", "return squares.sqrt()"),
+    Fault("pow' among cumprod", lambda: Net(cumprod_of_zeros), "pow", "backward", "return y.cumprod(dim=-1) + y.abs().pow(0.25)"),
+    Fault("pow' of abs", lambda: Net(absolute_power), "pow", "backward", "return y.pow(0.3)"),
+    Fault("sqrt' of a square", lambda: Net(double_root), "sqrt", "backward", "return y.sqrt()"),
+    Fault("complex sqrt' at 0", lambda: Net(complex_power), "sqrt", "backward", "return torch.view_as_real(z.sqrt())"),
+    Fault("where over sqrt", lambda: Net(where_root), "sqrt", "backward", "root = y.sqrt()", hidden_by="where"),
+    Fault("where over log", lambda: Net(where_log), "log", "backward", "logged = torch.log(y)", hidden_by="where"),
+    Fault("where over division", lambda: Net(where_division), "div", "backward", "ratio = 1 / y", hidden_by="where"),
+    Fault("where over exp", lambda: Net(where_exp), "exp", "backward", "grown = y.exp()", hidden_by="where"),
+    Fault("mask over sqrt", lambda: Net(masked_root), "sqrt", "backward", "root = (y / 2).sqrt()", hidden_by="masked_fill"),
+    Fault("sigmoid by hand", lambda: Net(softplus_by_hand), "exp", "backward", "y = (x * 20).exp()", hidden_by="div"),
+    Fault("gradient penalty", lambda: Net(gradient_penalty), "sqrt", "backward", "return squares.sqrt() + y"),
+    Fault("checkpointed", lambda: Checkpointed(reentrant=False), "sqrt", "backward", "return y.sqrt()"),
+    Fault("checkpointed, reentrant", lambda: Checkpointed(reentrant=True), "sqrt", "backward", "return y.sqrt()"),
+    Fault("deep inside", Deep, "log", "forward", "return y.log()", path="layers.2.0"),
+    Fault("in the root", InRoot, "log", "forward", 'return torch.log(predicted - batch["y"][0]).mean()', path="", batches={0: {"x": ROWS, "y": [ROWS]}}),
+    Fault("padding masks a row whole", Masked, "softmax", "forward", "out, _ = self.attention(x, x, x, key_padding_mask=mask)", path="attention", batches={0: (ROWS.reshape(1, 3, 4), torch.ones(1, 3, dtype=torch.bool))}),
+    Fault("embedding row", Embedded, "words.weight", None, "vectors = self.words(batch)", path="words", batches={0: torch.tensor([1, 3, 5])}, kind="weight", rows=(3,)),
+    Fault("Inf in a weight", BrokenWeight, "layers.2.weight", None, "return self.layers(batch).mean()", path="layers.2", kind="weight", rows=(0,)),
+    Fault("NaN in a buffer", BrokenBuffer, "norm.running_var", None, "return self.norm(batch).mean()", path="norm", kind="buffer", rows=(2,)),
+    Fault("NaN in an attribute", BrokenConstant, "classes", None, "return (self.input(batch) * self.classes).mean()", path="", kind="constant", rows=(1,)),
+    Fault("NaN in the batch", Nested, "batch['views'][0]['x']", None, "return functional.mse_loss(self.input(x), target)", path="", batches={0: batch_of(x=NAN)}, kind="batch", rows=(2,)),
+    Fault("Inf in the targets", Nested, "batch['target']", None, "return functional.mse_loss(self.input(x), target)", path="", batches={0: batch_of(target=INF)}, kind="batch", rows=(1,)),
+    Fault("second micro-batch", lambda: Net(root_at_zero), "sqrt", "backward", "return y.sqrt()", batches={0: ROWS + 1, 1: ROWS, 2: ROWS + 2}, micro_batch=1),
+    Fault("broken second micro-batch", Nested, "batch['target']", None, "return functional.mse_loss(self.input(x), target)", path="", batches={0: batch_of(), 1: batch_of(target=NAN)}, kind="batch", rows=(1,), micro_batch=1),
+    Fault("recurrent weights grew", Recurrent, "rnn_relu", "forward", "outputs, _ = self.rnn(batch)", path="rnn", batches={0: sequences()}),
+    Fault("float16 linear", Wide, "linear", "forward", "return self.layers(batch).float().mean()", path="layers.1", autocast=torch.float16),
+    Fault("float16 matmul", Multiplied, "matmul", "forward", "scores = q @ q.T", path="", autocast=torch.float16),
+    Fault("loss scale", Scaled, "float", "backward", "return x.float().square().sum()", path="", kind="scale", autocast=torch.float16, loss_scale=65536.0),
+]
+
+HEALTHY = [
+    Healthy("nothing", lambda: Net(torch.tanh)),
+    Healthy("partly masked softmax", lambda: Net(partly_masked_softmax)),
+    Healthy("causal mask by adding", lambda: Net(causal_by_adding)),
+    Healthy("double where", lambda: Net(double_where)),
+    Healthy("where over NaN", lambda: Net(where_over_nan)),
+    Healthy("mask over Inf", lambda: Net(mask_over_inf)),
+    Healthy("nan_to_num of log", lambda: Net(nan_to_num_of_log)),
+    Healthy("nanmean over gaps", lambda: Net(nanmean_over_gaps)),
+    Healthy("padded max pool", lambda: Net(padded_max_pool)),
+    Healthy("topk of masked", lambda: Net(topk_of_masked)),
+    Healthy("logsumexp of some", lambda: Net(logsumexp_of_some)),
+    Healthy("clamped Inf", lambda: Net(clamped_inf)),
+    Healthy("exp of -Inf", lambda: Net(exp_of_minus_inf)),
+    Healthy("cross entropy with mask", lambda: Net(cross_entropy_with_mask)),
+    Healthy("norms that torch guards", lambda: Net(norms_at_zero)),
+    Healthy("filled before use", lambda: Net(uninitialised_then_filled)),
+    Healthy("broken but unused", lambda: Net(broken_but_unused)),
+    Healthy("minimum that starts at Inf", lambda: Net(minimum_starts_at_inf)),
+    Healthy("a mask in the batch", Attention, batches={0: (ROWS.reshape(1, 1, 3, 4), torch.full((3, 3), -INF).triu(1))}),
+    Healthy("padding that leaves some", Masked, batches={0: (ROWS.reshape(1, 3, 4), torch.tensor([[False, False, True]]))}),
+    Healthy("embedding row that is not read", Embedded, batches={0: torch.tensor([1, 2, 5])}),
+    Healthy("float16 with a scale that fits", Scaled, autocast=torch.float16, loss_scale=8.0),
+    Healthy("checkpointed", lambda: Checkpointed(reentrant=False), batches={0: ROWS + 1}),
+]
