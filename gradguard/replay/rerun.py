@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradguard.gradients.norms import plain
 from gradguard.gradients.sharding import local
-from gradguard.guard.dump import rng_state, set_rng_state
+from gradguard.guard.random_state import random_state, set_random_state
 from gradguard.replay.cause import Outcome
 
 Batches = Mapping[int, Any]
@@ -43,7 +43,7 @@ class Rerun:
         self._step = step
         self._tensors = [*module.parameters(), *module.buffers()]
         self._saved = [tensor.detach().clone() for tensor in self._tensors]
-        self._rng = rng_state()
+        self._random_state = random_state()
 
     def __call__(
         self,
@@ -76,7 +76,7 @@ class Rerun:
                 else:
                     tensor.data = saved.to(wanted, copy=True)
                 tensor.grad = None
-        set_rng_state(self._rng)
+        set_random_state(self._random_state)
 
     def _outcome(self) -> Outcome:
         norms = {
