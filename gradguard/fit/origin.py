@@ -1,8 +1,10 @@
 """What a dump says of the fit it comes from: enough to set up the same Trainer again."""
 
 import platform
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,6 +67,7 @@ class Origin:
         module = self._module
         return {
             "path": f"{type(module).__module__}:{type(module).__qualname__}",
+            "script": Path(getattr(sys.modules["__main__"], "__file__", None) or "").stem,
             "hparams": {
                 name: value
                 for name, value in module.hparams_initial.items()

@@ -43,7 +43,9 @@ _SPREAD = (
 _POWER = "keep the base away from zero, as in x.clamp_min(eps) ** p"
 _DISTANCE = "identical points have no direction: add an eps, or leave the diagonal out"
 _ANGLE = "keep both arguments from being zero together, as in x + eps"
-_INVERSE = "keep the input inside of the open interval, as in x.clamp(-1 + eps, 1 - eps)"
+_INVERSE = (
+    "keep the input inside of the open interval, as in x.clamp(-1 + eps, 1 - eps)"
+)
 _TARGETS = "no target counts in this batch: skip the batch, or divide by max(count, 1)"
 _MATRIX = "the matrix is singular, or nearly: add eps * torch.eye(n) to it"
 _GROWTH = "activations grew over layers or time: normalise them, or lower weights"

@@ -38,8 +38,9 @@ def rebuilt(bad: BadStep, path: str | None, arguments: Iterable[str] = ()) -> An
         ConfigError: If there is no such class, or it cannot be built.
     """
     source = "the module of the dump," if path is None else "--module"
-    path = bad.module["path"] if path is None else path
-    _require_importable(path)
+    if path is None:
+        path = bad.module["path"]
+        _require_importable(path, bad.module["script"] or "SCRIPT")
     found = imported(path, source=source)
     options = {**_arguments(found, bad.module), **options_of(arguments)}
     module = constructed(found, path=path, options=options, source=source)
@@ -77,7 +78,7 @@ def require_fit(bad: BadStep, module: nn.Module) -> None:
             )
 
 
-def _require_importable(path: str) -> None:
+def _require_importable(path: str, script: str) -> None:
     module, _, name = path.partition(":")
     kind = name.rpartition(".")[2]
     if "<locals>" in name:
@@ -88,9 +89,8 @@ def _require_importable(path: str) -> None:
         )
     if module == "__main__":
         raise ConfigError(
-            f"{kind} stood in the script that was run: give --module SCRIPT:{kind}, "
-            "the script's name without .py; what trains in it must stand below "
-            '`if __name__ == "__main__":`'
+            f"{kind} stood in the script that was run: give --module {script}:{kind}; "
+            'what trains in the script must stand below `if __name__ == "__main__":`'
         )
 
 

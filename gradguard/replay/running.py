@@ -46,7 +46,9 @@ class Running:
         given: What those held before it ran, in the same order.
     """
 
-    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         self.kernel: str = func._schema.name.rpartition("::")[2]
         self.mutates: bool = func._schema.is_mutable
         self._func, self._args, self._kwargs = func, args, kwargs

@@ -21,6 +21,7 @@ from gradguard.experiments.quiet import quiet
 from gradguard.experiments.user_class import lightning_of, told
 from gradguard.guard.random_state import set_random_state
 from gradguard.hooks.update import Update
+from gradguard.replay.attributes import Attributes
 from gradguard.replay.load import BadStep
 from gradguard.replay.rebuild import require_fit
 
@@ -52,6 +53,7 @@ def on_stage(bad: BadStep, module: Any, act: Callable[["Stage"], _T]) -> _T:
         results.append(act(Stage(bad, module, trainer)))
         raise _Done
 
+    module.prepare_data = lambda: None  # there are batches
     with quiet():
         trainer = _trainer(bad, module)
         trainer.callbacks.clear()  # the environment may add a GradGuard, which would skip
@@ -159,10 +161,9 @@ class Stage:
             for name, tensor in tensors:
                 if name in saved:
                     tensor.copy_(saved[name])
-        if bad.scaler:
-            self._trainer.precision_plugin.load_state_dict(bad.scaler)
         for optimizer in self._trainer.optimizers:
             Update(self._see_update).attach(optimizer)
+        self._attributes = Attributes(module)
 
     def _see_update(self, _: object) -> None:
         """End the step if this is the update that was bad; else let it happen."""
@@ -174,10 +175,15 @@ class Stage:
         """Set flags, counters, and what earlier updates of the step change as they were."""
         bad = self._bad
         step = bad.trainer["global_step"] - bad.updates_before
+        self._attributes.restore()
         for name, part in self.module.named_modules():
             part.training = bad.modes.get(name, part.training)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(bad.requires_grad[name])
+        plugin = self._trainer.precision_plugin
+        if bad.scaler and hasattr(plugin, "scaler"):  # not where `wide` took it away
+            plugin.scaler = GradScaler(self.device.type)
+            plugin.load_state_dict(bad.scaler)
         self._updates = 0
         progress = self._loop.automatic_optimization.optim_progress
         progress.optimizer.step.total.completed = step
