@@ -49,6 +49,19 @@ def rebuilt(bad: BadStep, path: str | None, arguments: Iterable[str] = ()) -> An
     return module
 
 
+def require_batches(module: Any) -> None:
+    """Do nothing if a module is given its batches.
+
+    Raises:
+        ConfigError: If it fetches them by itself: a dump has none to fetch.
+    """
+    if "dataloader_iter" in signature(module.training_step).parameters:
+        raise ConfigError(
+            f"{type(module).__qualname__} fetches its batches by itself, in "
+            "training_step(dataloader_iter): such a step cannot be run again"
+        )
+
+
 def require_fit(bad: BadStep, module: nn.Module) -> None:
     """Do nothing if a module has the dump's weights, by name and by shape.
 

@@ -23,7 +23,7 @@ from gradguard.guard.random_state import set_random_state
 from gradguard.hooks.update import Update
 from gradguard.replay.attributes import Attributes
 from gradguard.replay.load import BadStep
-from gradguard.replay.rebuild import require_fit
+from gradguard.replay.rebuild import require_batches, require_fit
 
 _T = TypeVar("_T")
 
@@ -47,6 +47,7 @@ def on_stage(bad: BadStep, module: Any, act: Callable[["Stage"], _T]) -> _T:
     Raises:
         ConfigError: If there cannot be such a Trainer, or the module does not fit.
     """
+    require_batches(module)
     results: list[_T] = []
 
     def act_in_place_of_the_epoch(_: object) -> None:
