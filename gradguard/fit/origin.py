@@ -67,7 +67,9 @@ class Origin:
         module = self._module
         return {
             "path": f"{type(module).__module__}:{type(module).__qualname__}",
-            "script": Path(getattr(sys.modules["__main__"], "__file__", None) or "").stem,
+            "script": Path(
+                getattr(sys.modules["__main__"], "__file__", None) or ""
+            ).stem,
             "hparams": {
                 name: value
                 for name, value in module.hparams_initial.items()

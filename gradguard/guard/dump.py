@@ -133,6 +133,7 @@ class Dump:
             "weights_moved": window.weights is None and before > 0,
             "updates_before": before,
             "buffers": window.buffers,
+            "attributes": window.attributes,
             "modes": {
                 name: module.training for name, module in self._module.named_modules()
             },

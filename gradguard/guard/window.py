@@ -8,10 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
+from torch.utils._pytree import (
+    keystr,
+    tree_flatten_with_path,
+    tree_leaves,
+    tree_map_only,
+)
 
 from gradguard.gradients.sharding import local
 from gradguard.guard.random_state import random_state
+
+# What an attribute may be, or be made of, to be kept.
+_KEPT = (bool, int, float, str, Tensor, tuple, list, dict)
 
 
 class SeenBatch:
@@ -54,6 +62,8 @@ class Window:
     Attributes:
         batches: The batches.
         buffers: The module's buffers by name, from before the first batch.
+        attributes: Numbers, texts and tensors that the module itself held in attributes
+            then, such as the hidden state that the last batch has left.
         weights: Its parameters by name from then, where they were copied; else None.
         optimizers: The states of the optimizers from then; None as for the weights.
     """
@@ -63,6 +73,7 @@ class Window:
         self._owners: list[tuple[str, nn.Module]] = []
         self.batches: list[SeenBatch] = []
         self.buffers: dict[str, Tensor] = {}
+        self.attributes: dict[str, Any] = {}
         self.weights: dict[str, Tensor] | None = None
         self.optimizers: list[dict[str, Any]] | None = None
 
@@ -78,6 +89,7 @@ class Window:
             self._owners = _owners(self._module)
         self.batches = []
         self.buffers = self._copied_buffers()
+        self.attributes = _attributes(self._module)
         self.weights = self.optimizers = None
         if optimizers:
             self.optimizers = [deepcopy(each.state_dict()) for each in optimizers]
@@ -95,15 +107,27 @@ class Window:
             for name, buffer in owner._buffers.items()
             if buffer is not None and not is_lazy(buffer)
         }
-        copies = [torch.empty_like(buffer) for buffer in held.values()]
-        if copies:  # all in one pass, where their device can
-            torch._foreach_copy_(copies, list(held.values()))
-        return dict(zip(held, copies, strict=True))
+        return dict(zip(held, _copies(list(held.values())), strict=True))
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
     """Return a module's parameters by name; of those in shards, this process's part."""
     return {name: local(p.detach()) for name, p in module.named_parameters()}
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors, those of one type and device in one pass where the device can."""
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    alike: dict[
+        tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]
+    ] = {}
+    for copy, tensor in zip(copies, tensors, strict=True):
+        to, of = alike.setdefault((tensor.dtype, tensor.device), ([], []))
+        to.append(copy)
+        of.append(tensor)
+    for to, of in alike.values():
+        torch._foreach_copy_(to, of)
+    return copies
 
 
 def _owners(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -113,6 +137,20 @@ def _owners(module: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, owner in module.named_modules()
         if owner._buffers
     ]
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Return public attributes that are numbers, texts, tensors or collections of these.
+
+    Tensors come without their graph, which would keep a whole batch in memory.
+    """
+    return {
+        name: tree_map_only(Tensor, Tensor.detach, value)
+        for name, value in vars(module).items()
+        if isinstance(value, _KEPT)
+        and not name.startswith("_")
+        and all(isinstance(leaf, _KEPT) for leaf in tree_leaves(value))
+    }
 
 
 def _version(leaf: object) -> int:

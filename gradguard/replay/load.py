@@ -38,6 +38,7 @@ class BadStep:
         weights_moved: Whether an update came between the first batch and the weights.
         updates_before: How many updates came between the first batch and the bad one.
         buffers: Buffers by name, from before the first batch.
+        attributes: What the module itself held in attributes then.
         modes: Which module was in training mode, by name.
         requires_grad: Which parameter wanted a gradient, by name.
         optimizers: The states of all optimizers.
@@ -58,6 +59,7 @@ class BadStep:
     weights_moved: bool
     updates_before: int
     buffers: dict[str, Tensor]
+    attributes: dict[str, Any]
     modes: dict[str, bool]
     requires_grad: dict[str, bool]
     optimizers: list[dict[str, Any]]

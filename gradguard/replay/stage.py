@@ -162,6 +162,7 @@ class Stage:
             for name, tensor in tensors:
                 if name in saved:
                     tensor.copy_(saved[name])
+        vars(module).update(move_data_to_device(bad.attributes, self.device))
         for optimizer in self._trainer.optimizers:
             Update(self._see_update).attach(optimizer)
         self._attributes = Attributes(module)

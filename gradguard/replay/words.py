@@ -70,7 +70,7 @@ def broke(replayed: Replayed, cause: Cause) -> Iterator[tuple[str, str]]:
 def _what(cause: Cause) -> str:
     place = f"in {cause.module}" if cause.module else "in the module itself"
     if cause.direction is None:
-        rows = f", first at {', '.join(map(str, cause.rows))}" if cause.rows else ""
+        rows = f", in {named([f'[{row}]' for row in cause.rows])}" if cause.rows else ""
         kind = "" if cause.kind == "batch" else f"{cause.kind} "
         return f"{kind}{cause.name} was not finite before the step{rows}"
     name = f"backward of {cause.name}" * (cause.direction == "backward") or cause.name
@@ -89,7 +89,7 @@ def _batch(replayed: Replayed, place: int) -> str:
 
 def holds(values: Values) -> str:
     """Say what a tensor holds: its type and shape, its range, and what is not finite."""
-    kinds = {"zero": values.zeros, "NaN": values.nan}
+    kinds = {"zeros": values.zeros, "NaN": values.nan}
     kinds |= {"+Inf": values.plus_inf, "-Inf": values.minus_inf}
     counted = [f"{number:,} {kind}" for kind, number in kinds.items() if number]
     span = []
@@ -102,16 +102,13 @@ def holds(values: Values) -> str:
 def samples(replayed: Replayed, found: Samples) -> Iterator[tuple[str, str]]:
     """Yield which samples do it, how much, and in which layers."""
     if found.culprits:
-        shown = found.culprits[:_MOST_SAMPLES]
-        places = [f"{each.index}{_batch(replayed, each.micro_batch)}" for each in shown]
-        places += [f"sample {n}" for n in range(len(found.culprits) - len(shown))]
-        one = len(found.culprits) == 1
-        yield (
-            "samples",
-            f"{named(places)} of {found.count} {'does' if one else 'do'} it",
-        )
+        places = [
+            f"{each.index}{_batch(replayed, each.micro_batch)}"
+            for each in found.culprits
+        ]
+        yield "samples", f"{named(places)} of {found.count}"
         if replayed.was_finite:
-            yield from (("", carries(each)) for each in shown)
+            yield from (("", carries(each)) for each in found.culprits[:_MOST_SAMPLES])
     if found.caveat:
         yield ("" if found.culprits else "samples"), found.caveat
 

@@ -215,7 +215,6 @@ def test_class_in_the_script_is_told_with_the_script(
 
 def test_module_that_cannot_be_copied_is_told(file: Path) -> None:
     class Uncopied(Logarithm):
-        @override
         def __deepcopy__(self, memo: Any) -> Any:
             raise RuntimeError("not me")
 

@@ -96,19 +96,15 @@ class ReturnsDict(Automatic):
 
 
 class Stateful(Automatic):
-    """Goes on from what its last batch left in an attribute: here nothing."""
+    """Goes on from what its last batch has left in an attribute."""
 
-    state: Tensor | None = None
+    state: tuple[Tensor, float] = (torch.zeros(()), 1.0)
 
     @override
     def loss(self, x: Tensor) -> Any:
-        offset = 0.0 if self.state is None else 1e3
-        self.state = x
-        try:
-            return super().loss(x) + offset
-        finally:
-            if not self.is_bad:
-                self.state = None
+        loss = super().loss(x) * (1 + self.state[0].abs()) * self.state[1]
+        self.state = (self.first(x).mean(), self.state[1] + 1)
+        return loss
 
 
 def by_hand(kind: Any) -> type:

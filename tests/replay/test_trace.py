@@ -34,7 +34,11 @@ def test_planted_fault_is_named(fault: Fault) -> None:
     cause = cause_of(fault)
 
     assert cause is not None
-    assert (cause.kind, cause.name, cause.direction) == (fault.kind, fault.name, fault.direction)
+    assert (cause.kind, cause.name, cause.direction) == (
+        fault.kind,
+        fault.name,
+        fault.direction,
+    )
     assert cause.module == fault.path
     assert cause.line is not None
     assert cause.line.text == fault.line
