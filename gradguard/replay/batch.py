@@ -1,10 +1,11 @@
 """The tensors inside a batch, whatever containers it is made of."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -19,8 +20,6 @@ def tensors(batch: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
 
 def changed(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Return the batch in containers of the same kinds, each tensor changed."""
-    if isinstance(batch, Tensor):
-        return change(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(changed(inner, change) for inner in batch))
     if isinstance(batch, list | tuple):
@@ -34,7 +33,26 @@ def changed(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
         for name, inner in vars(batch).items():
             object.__setattr__(copied, name, changed(inner, change))
         return copied
-    return batch
+    return change(batch) if isinstance(batch, Tensor) else batch
+
+
+def size(batch: Any) -> int | None:
+    """Return the common first dimension of a batch's tensors; None if there is none.
+
+    Tensors without dimensions, and what is no tensor, belong to all samples.
+    """
+    sizes = {tensor.shape[0] for _, tensor in tensors(batch) if tensor.dim()}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def picked(batch: Any, samples: Sequence[int]) -> Any:
+    """Return the batch of these samples only, from a batch that has a size."""
+    index = torch.tensor(samples)
+
+    def of_tensor(tensor: Tensor) -> Tensor:
+        return tensor[index.to(tensor.device)] if tensor.dim() else tensor
+
+    return changed(batch, of_tensor)
 
 
 def _inside(batch: Any) -> Iterator[tuple[str, Any]]:

@@ -113,9 +113,10 @@ class Sample:
         micro_batch: Position of its batch in the accumulation window.
         index: Position in that batch.
         nonfinite: Whether its loss or a gradient of it is NaN or Inf.
-        norm_before: L2 norm of its gradient before clipping.
-        share: Its part of the batch's gradient, between 0 and 1: the projection of its
-            gradient on the batch's. 0 where either is not finite.
+        norm_before: L2 norm of its gradient before clipping, as the step leaves it.
+        share: Its part of the gradient of all samples, by projection on that: the shares
+            of all samples sum to 1, and one that pulls the other way is below 0. 0 where
+            the gradient is not finite.
         layers: Parameters that carry most of its gradient, with their shares of its
             squared norm, largest first.
     """
@@ -136,12 +137,15 @@ class Samples:
         count: Samples in all batches of the step; 0 where a batch cannot be split.
         culprits: The samples that do it, worst first; empty if nobody is to blame alone.
         caveat: Why samples cannot be blamed, or not exactly; "" if they can.
+        dropout_off: Whether samples were compared without the dropout of the step, since
+            each sample alone would draw other elements.
         runs: How many times the step was run to find out.
     """
 
     count: int
     culprits: tuple[Sample, ...]
     caveat: str
+    dropout_off: bool
     runs: int
 
 

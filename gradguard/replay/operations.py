@@ -2,19 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from gradguard.replay.calls import Calls
 from gradguard.replay.origins import Leaf, Operation, Origin, absorbs, followed
 from gradguard.replay.outside import Outside
 from gradguard.replay.running import Running
 from gradguard.replay.site import Site
-from gradguard.replay.values import broken, has_nan, values
+from gradguard.replay.values import broken, has_nan, place, repaired, values
 from gradguard.replay.writers import Writers
+
+
+class Cured(NamedTuple):
+    """What is repaired in a step: outputs of operations, and tensors from before it."""
+
+    operations: frozenset[int] = frozenset()
+    places: frozenset[int] = frozenset()
 
 
 class Operations(TorchDispatchMode):
@@ -25,16 +33,18 @@ class Operations(TorchDispatchMode):
         outside: Names the tensors that no operation of the step made.
         loss_scale: That the loss is multiplied with.
         micro_batch: Position of the first batch.
+        cured: What is repaired before anything reads it, and so not recorded.
     """
 
     def __init__(
-        self, calls: Calls, outside: Outside, *, loss_scale: float, micro_batch: int
+        self, calls: Calls, outside: Outside, *, loss_scale: float, micro_batch: int, cured: Cured
     ) -> None:
         super().__init__()
         self._resting = False
         self._calls = calls
         self._outside = outside
         self._loss_scale = loss_scale
+        self._cured = cured
         self._micro_batch = micro_batch
         self._writers = Writers()
         self._forward: dict[Site, Operation] = {}
@@ -47,7 +57,10 @@ class Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._resting:
             return func(*args, **kwargs)
+        self._index += 1
         with torch._C.DisableTorchFunction():
+            if self._cured.places:
+                args, kwargs = tree_map_only(Tensor, self._cure, (args, kwargs))
             return self._run(Running(func, args, kwargs))
 
     @contextmanager
@@ -68,7 +81,6 @@ class Operations(TorchDispatchMode):
         return [self._outside.leaf(tensor, site, self._micro_batch)]
 
     def _run(self, running: Running) -> Any:
-        self._index += 1
         self._see_batch(running)
         site, direction = self._calls.here(running.kernel)
         self._calls.made(site)
@@ -81,28 +93,39 @@ class Operations(TorchDispatchMode):
             for tensor in written if running.mutates else ():
                 self._writers.cleaned(tensor)
             return output
+        if self._index in self._cured.operations:
+            for tensor in bad:
+                tensor.copy_(repaired(tensor))
+            return output
         sources, deliberate = self._blame(running, bad)
+        begins = not sources or running.breaks_by_itself()
         operation = Operation(
             index=self._index,
             site=site,
             direction=direction,
             kernel=running.kernel.strip("_"),
             sources=sources,
+            begins=begins,
             deliberate=deliberate,
             micro_batch=self._micro_batch,
         )
-        if not sources:
+        if begins:
             operation.inputs = running.inputs()
             operation.output = values(bad[0], "output")
             operation.peak = None if deliberate else running.peak()
             operation.scales = running.multiplies_by(self._loss_scale)
         if direction == "forward":
             self._forward.setdefault(site, operation)
-        elif not sources:
+        elif begins:
             operation.hidden_by = self._hidden_by(operation)
         for tensor in bad:
             self._writers.wrote(tensor, operation)
         return output
+
+    def _cure(self, tensor: Tensor) -> Tensor:
+        """Return a repaired copy of a tensor that is to be cured, or the tensor."""
+        ill = place(tensor) in self._cured.places and broken(tensor)
+        return repaired(tensor) if ill else tensor
 
     def _see_batch(self, running: Running) -> None:
         """Learn which micro-batch is under way from what an operation reads."""

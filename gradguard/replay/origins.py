@@ -31,6 +31,7 @@ class Leaf:
 
     Attributes:
         deliberate: Whether it holds no more than -Inf, as masks do.
+        place: In memory, as `values.place` gives it.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Leaf:
     rows: tuple[int, ...]
     micro_batch: int
     deliberate: bool
+    place: int
     index: int = -1
 
 
@@ -53,11 +55,11 @@ class Operation:
         site: The call, in the forward pass, that it belongs to.
         direction: Of the pass that ran it.
         kernel: Its name in ATen.
-        sources: What broke those of its inputs that are broken and blamed for it; a
-            producer has none.
+        sources: What broke those of its inputs that are broken and blamed for it.
+        begins: Whether it breaks with finite or legal inputs as well.
         deliberate: Whether its Inf was written by the user's code, not computed.
-        inputs: What it read, of a producer.
-        output: What it wrote, of a producer.
+        inputs: What it read, if it begins.
+        output: What it wrote, if it begins.
         peak: Largest magnitude it would have written in float64, if that is finite.
         scales: Whether it multiplies by the loss scale.
         hidden_by: The call that first took its broken output and gave a finite one.
@@ -68,6 +70,7 @@ class Operation:
     direction: Direction
     kernel: str
     sources: tuple["Origin", ...]
+    begins: bool
     deliberate: bool
     micro_batch: int
     inputs: tuple[Values, ...] = ()
@@ -108,7 +111,7 @@ def beginnings(origins: Iterable[Origin]) -> list[Origin]:
     ends = [
         origin
         for origin in followed(origins)
-        if isinstance(origin, Leaf) or not origin.sources
+        if isinstance(origin, Leaf) or origin.begins
     ]
     computed = [origin for origin in ends if not origin.deliberate]
     return sorted(computed or ends, key=lambda origin: origin.index)

@@ -53,6 +53,7 @@ class Outside:
             rows=broken_rows(held),
             micro_batch=micro_batch,
             deliberate=name.kind != "weight" and not output.nan + output.plus_inf,
+            place=place(tensor),
         )
 
     def _add(

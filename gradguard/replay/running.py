@@ -1,7 +1,7 @@
 """One operation of ATen's as it runs: what it reads, and what it writes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradguard.replay.cause import Values
-from gradguard.replay.values import values
+from gradguard.replay.values import broken, repaired, values
 
 # In-place operations that do not look at what they overwrite.
 _OVERWRITE = {
@@ -104,26 +104,36 @@ class Running:
         return scale != 1 and self.kernel in ("mul", "mul_") and scale in factors
 
     def peak(self) -> float | None:
-        """Return the largest magnitude it gives in float64, None where that is not finite."""
-        originals = {id(t): g for (_, t), g in zip(self.read, self.given, strict=True)}
-
-        def widened(value: Any) -> Any:
-            if isinstance(value, torch.dtype) and value.is_floating_point:
-                return torch.float64
-            if isinstance(value, Tensor):
-                value = originals.get(id(value), value)
-                wide = value.double() if value.is_floating_point() else value
-                return wide.clone() if self.mutates else wide
-            return value
-
-        try:
-            output = self._func(
-                *tree_map(widened, self._args), **tree_map(widened, self._kwargs)
-            )
-            largest = max(float(t.abs().max()) for t in _tensors(output) if t.numel())
-        except (RuntimeError, TypeError, ValueError):  # no such kernel in float64
-            return None
+        """Return the largest magnitude it gives in float64; None if not finite there."""
+        output = self._again(lambda t: t.double() if t.is_floating_point() else t)
+        found = [float(t.abs().max()) for t in _tensors(output) if t.numel()]
+        largest = max(found, default=math.inf)
         return largest if math.isfinite(largest) else None
+
+    def breaks_by_itself(self) -> bool:
+        """Whether its output is broken as well if what it reads is repaired."""
+        output = self._again(lambda t: repaired(t) if broken(t) else t)
+        return any(broken(tensor) for tensor in _tensors(output))
+
+    def _again(self, change: Callable[[Tensor], Tensor]) -> Any:
+        """Run it on other tensors; return None if that cannot be done."""
+        if torch.Tag.nondeterministic_seeded in self._func.tags:
+            return None  # random numbers drawn now would be missed later
+        before = {id(t): g for (_, t), g in zip(self.read, self.given, strict=True)}
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, torch.dtype) and value.is_floating_point:
+                return change(torch.empty(0, dtype=value)).dtype
+            if not isinstance(value, Tensor):
+                return value
+            value = change(before.get(id(value), value))
+            return value.clone() if self.mutates else value
+
+        args, kwargs = tree_map(changed, (self._args, self._kwargs))
+        try:
+            return self._func(*args, **kwargs)
+        except (RuntimeError, TypeError):  # there is no such kernel
+            return None
 
     def _arguments(self) -> Iterator[tuple[Any, Any]]:
         """Yield the arguments given, each beside what the schema says of it."""

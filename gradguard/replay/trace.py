@@ -1,7 +1,7 @@
 """The first operation that broke a step, found by following back what reached the end."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -9,12 +9,14 @@ from torch import Tensor
 from gradguard.replay.advice import operation_advice, tensor_advice
 from gradguard.replay.calls import Calls
 from gradguard.replay.cause import Cause
-from gradguard.replay.operations import Operations
+from gradguard.replay.operations import Cured, Operations
 from gradguard.replay.origins import Leaf, Operation, Origin, beginnings
 from gradguard.replay.outside import Outside
 from gradguard.replay.rerun import Rerun, losses
 from gradguard.replay.site import module_paths
 from gradguard.replay.values import broken
+
+_MOST = 8  # candidates that are tried, of which each costs a run
 
 
 def trace(rerun: Rerun, *, loss_scale: float = 1.0) -> Cause | None:
@@ -28,17 +30,40 @@ def trace(rerun: Rerun, *, loss_scale: float = 1.0) -> Cause | None:
         loss_scale: That the step multiplies its loss with.
     """
     watch = _Watch(rerun, loss_scale)
-    rerun(under=watch.watching())
     found = beginnings(watch.ends)
     if not found:
         return None
-    if isinstance(found[0], Leaf):
-        return _of_tensor(found[0])
-    return _of_operation(found[0], loss_scale, at_loss=watch.at_loss)
+    first = found[0] if len(found) == 1 else _decisive(rerun, found)
+    if isinstance(first, Leaf):
+        return _of_tensor(first)
+    return _of_operation(first, loss_scale, at_loss=watch.at_loss)
+
+
+def _decisive(rerun: Rerun, found: Sequence[Origin]) -> Origin:
+    """Return the first that breaks the step alone, the others being repaired.
+
+    What breaks elements that are masked out later breaks nothing. Where repairing all
+    of them does not help, the first is as good as any.
+    """
+    tried = found[:_MOST]
+    if _Watch(rerun, cured=_cured(tried)).ends:
+        return found[0]
+    for one in tried:
+        others = [other for other in tried if other is not one]
+        if _Watch(rerun, cured=_cured(others)).ends:
+            return one
+    return found[0]
+
+
+def _cured(origins: Iterable[Origin]) -> Cured:
+    return Cured(
+        frozenset(o.index for o in origins if isinstance(o, Operation)),
+        frozenset(o.place for o in origins if isinstance(o, Leaf)),
+    )
 
 
 class _Watch:
-    """Watch a step, and what of it matters at the end.
+    """Run a step, and watch what of it matters at the end.
 
     Attributes:
         ends: What broke the first broken loss or, before there is one, the gradients of
@@ -46,7 +71,9 @@ class _Watch:
         at_loss: Whether it was a loss.
     """
 
-    def __init__(self, rerun: Rerun, loss_scale: float) -> None:
+    def __init__(
+        self, rerun: Rerun, loss_scale: float = 1.0, *, cured: Cured = Cured()
+    ) -> None:
         self.ends: list[Origin] = []
         self.at_loss = False
         self._rerun = rerun
@@ -60,14 +87,13 @@ class _Watch:
             Outside(rerun.module, rerun.batches),
             loss_scale=loss_scale,
             micro_batch=min(rerun.batches, default=0),
+            cured=cured,
         )
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch what runs in this context."""
-        with self._operations, self._calls:
-            yield
-        self._end(losses(self._rerun.returned), at_loss=True)
+        with ExitStack() as modes:
+            modes.enter_context(self._operations)
+            modes.enter_context(self._calls)
+            rerun(under=modes.pop_all())
+        self._end(losses(rerun.returned), at_loss=True)
         self._end(self._gradients())
 
     def _gradients(self) -> Iterator[Tensor]:

@@ -21,6 +21,17 @@ def has_nan(tensor: Tensor) -> bool:
     return numbers is not None and bool(numbers.isnan().any())
 
 
+def repaired(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor with 0.5 in place of NaN and Inf.
+
+    0.5 is where logarithms, roots, quotients and inverse functions are all defined.
+    """
+    copy = tensor.detach().clone()
+    numbers = _dense(copy)
+    numbers.copy_(numbers.where(numbers.isfinite(), 0.5))
+    return copy
+
+
 def values(tensor: Tensor, role: str) -> Values:
     """Return what a tensor holds; syncs."""
     numbers = _numbers(tensor)

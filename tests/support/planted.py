@@ -384,6 +384,19 @@ def recomputed(x: Tensor) -> Tensor:
     return y.sqrt()
 
 
+def division_beside_hidden_log(x: Tensor) -> Tensor:
+    logged = (x.detach() - 1).log()
+    ratio = logged / (x[:, :1] - 5)
+    return torch.where(x > 1, ratio, 0.0)
+
+
+def overflow_beside_hidden_log(x: Tensor) -> Tensor:
+    logged = torch.log(x.detach() - 1)
+    grown = torch.exp(logged * 50)
+    both = torch.cat([logged, grown])
+    return both[1:] * x[:1]
+
+
 class Checkpointed(nn.Module):
     def __init__(self, *, reentrant: bool) -> None:
         super().__init__()
@@ -707,6 +720,8 @@ FAULTS = [
     Fault("where over exp", lambda: Net(where_exp), "exp", "backward", "grown = y.exp()", hidden_by="where"),
     Fault("mask over sqrt", lambda: Net(masked_root), "sqrt", "backward", "root = (y / 2).sqrt()", hidden_by="masked_fill"),
     Fault("sigmoid by hand", lambda: Net(softplus_by_hand), "exp", "backward", "y = (x * 20).exp()", hidden_by="div"),
+    Fault("division beside a hidden log", lambda: Net(division_beside_hidden_log), "div", "forward", "ratio = logged / (x[:, :1] - 5)"),
+    Fault("overflow beside a hidden log", lambda: Net(overflow_beside_hidden_log), "exp", "forward", "grown = torch.exp(logged * 50)"),
     Fault("gradient penalty", lambda: Net(gradient_penalty), "sqrt", "backward", "return squares.sqrt() + y"),
     Fault("checkpointed", lambda: Checkpointed(reentrant=False), "sqrt", "backward", "return y.sqrt()"),
     Fault("checkpointed, reentrant", lambda: Checkpointed(reentrant=True), "sqrt", "backward", "return y.sqrt()"),
