@@ -1,4 +1,4 @@
-"""The tensors inside a batch, whatever containers it is made of."""
+"""The tensors inside a batch, whatever containers it is made of, and its samples."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +18,14 @@ def tensors(batch: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
         yield from tensors(inner, f"{path}{key}")
 
 
-def changed(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return the batch in containers of the same kinds, each tensor changed."""
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(changed(inner, change) for inner in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(changed(inner, change) for inner in batch)
+def changed(batch: Any, change: Callable[[Any], Any]) -> Any:
+    """Return the batch in containers of the same kinds, all that is in them changed.
+
+    Lists without tensors, such as the names of files, are changed as a whole.
+    """
+    if isinstance(batch, list | tuple) and _holds_tensors(batch):
+        inner = [changed(value, change) for value in batch]
+        return type(batch)(*inner) if hasattr(batch, "_fields") else type(batch)(inner)
     if isinstance(batch, dict):
         copied = copy.copy(batch)
         copied.update({key: changed(inner, change) for key, inner in batch.items()})
@@ -33,13 +35,13 @@ def changed(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
         for name, inner in vars(batch).items():
             object.__setattr__(copied, name, changed(inner, change))
         return copied
-    return change(batch) if isinstance(batch, Tensor) else batch
+    return change(batch)
 
 
 def size(batch: Any) -> int | None:
     """Return the common first dimension of a batch's tensors; None if there is none.
 
-    Tensors without dimensions, and what is no tensor, belong to all samples.
+    Tensors without dimensions belong to all samples.
     """
     sizes = {tensor.shape[0] for _, tensor in tensors(batch) if tensor.dim()}
     return sizes.pop() if len(sizes) == 1 else None
@@ -47,12 +49,20 @@ def size(batch: Any) -> int | None:
 
 def picked(batch: Any, samples: Sequence[int]) -> Any:
     """Return the batch of these samples only, from a batch that has a size."""
-    index = torch.tensor(samples)
+    whole = size(batch)
 
-    def of_tensor(tensor: Tensor) -> Tensor:
-        return tensor[index.to(tensor.device)] if tensor.dim() else tensor
+    def pick(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim():
+            return value[torch.tensor(samples, device=value.device)]
+        if isinstance(value, list) and len(value) == whole:
+            return [value[sample] for sample in samples]
+        return value
 
-    return changed(batch, of_tensor)
+    return changed(batch, pick)
+
+
+def _holds_tensors(batch: Any) -> bool:
+    return any(True for _ in tensors(batch))
 
 
 def _inside(batch: Any) -> Iterator[tuple[str, Any]]:
@@ -65,8 +75,10 @@ def _inside(batch: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _has_fields(batch: Any) -> bool:
-    """Whether a batch is a dataclass or an object of the user's that holds tensors."""
-    held = getattr(batch, "__dict__", {})
+    """Whether a batch is a dataclass, or an object of the user's with tensors inside."""
+    if isinstance(batch, Tensor | type) or not hasattr(batch, "__dict__"):
+        return False
+    held = vars(batch).values()
     return is_dataclass(batch) or any(
-        isinstance(inner, Tensor | Mapping | list | tuple) for inner in held.values()
+        isinstance(inner, Tensor | Mapping | list | tuple) for inner in held
     )

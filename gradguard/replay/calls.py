@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -29,14 +29,14 @@ class Calls(TorchFunctionMode):
     Nodes are numbered as they are made, so that a call owns a range of numbers.
 
     Args:
-        paths: Of the modules that are named.
+        paths: Of the modules that are named, as `module_paths` gives them.
         before_backward: Given the losses that a backward pass is about to start from.
         after_backward: Called when it has ended.
     """
 
     def __init__(
         self,
-        paths: Mapping[nn.Module, str],
+        paths: Mapping[int, str],
         *,
         before_backward: Callable[[Iterable[Tensor]], None],
         after_backward: Callable[[], None],

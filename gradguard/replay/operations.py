@@ -1,6 +1,6 @@
 """A mode that records each operation of ATen's whose output is NaN or Inf."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,8 +21,18 @@ from gradguard.replay.writers import Writers
 class Cured(NamedTuple):
     """What is repaired in a step: outputs of operations, and tensors from before it."""
 
-    operations: frozenset[int] = frozenset()
-    places: frozenset[int] = frozenset()
+    operations: frozenset[int]
+    places: frozenset[int]
+
+    @classmethod
+    def of(cls, origins: Sequence[Origin]) -> "Cured":
+        """Return what is repaired if these are."""
+        places = {origin.place for origin in origins if isinstance(origin, Leaf)}
+        indices = {o.index for o in origins if isinstance(o, Operation)}
+        return cls(frozenset(indices), frozenset(places))
+
+
+NOTHING = Cured(frozenset(), frozenset())
 
 
 class Operations(TorchDispatchMode):

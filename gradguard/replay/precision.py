@@ -16,7 +16,7 @@ from gradguard.replay.rerun import Rerun, is_broken
 def precision(rerun: Rerun) -> Precision:
     """Return whether a step that breaks is finite in float32 and in float64.
 
-    Weights, buffers and batches are cast, whole numbers are not, and what the step
+    Weights, buffers and batches are widened, whole numbers are not, and what the step
     itself casts to narrower numbers stays wide, under autocast too.
     """
     single, double = _Widened(torch.float32), _Widened(torch.float64)
@@ -38,9 +38,7 @@ def precision(rerun: Rerun) -> Precision:
 
 def _is_finite(rerun: Rerun, mode: "_Widened") -> bool | None:
     """Return how the step ends in one dtype; None if it cannot be run in it."""
-    batches = {at: changed(batch, mode.cast) for at, batch in rerun.batches.items()}
-    for tensor in (*rerun.module.parameters(), *rerun.module.buffers()):
-        mode.note(tensor.dtype)
+    batches = {at: changed(batch, mode.widened) for at, batch in rerun.batches.items()}
     try:
         return not is_broken(rerun(batches, under=mode, dtype=mode.dtype))
     except Exception as error:  # of the user's code, which may ask for its dtype
@@ -69,23 +67,19 @@ class _Widened(TorchDispatchMode):
         # An operation that writes into its arguments must be given these and no others.
         if func._schema.is_mutable or func.overloadpacket is torch.ops.aten.view:
             return func(*args, **(kwargs or {}))
-        args, kwargs = tree_map(self._widened, (args, kwargs or {}))
+        args, kwargs = tree_map(self.widened, (args, kwargs or {}))
         return func(*args, **kwargs)
 
-    def cast(self, tensor: Tensor) -> Tensor:
-        """Return a floating tensor in the dtype, and any other as it is."""
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+    def widened(self, value: Any) -> Any:
+        """Return a narrower tensor or dtype widened, and anything else as it is."""
+        if isinstance(value, torch.dtype) and self._is_narrow(value):
+            return self.dtype
+        if isinstance(value, Tensor) and self._is_narrow(value.dtype):
+            return value.to(self.dtype)
+        return value
 
-    def note(self, dtype: torch.dtype) -> bool:
-        """Return whether a dtype is to be widened, and remember it if so."""
+    def _is_narrow(self, dtype: torch.dtype) -> bool:
         is_narrow = dtype.is_floating_point and dtype.itemsize < self.dtype.itemsize
         if is_narrow:
             self.narrow.add(str(dtype).removeprefix("torch."))
         return is_narrow
-
-    def _widened(self, value: Any) -> Any:
-        if isinstance(value, torch.dtype) and self.note(value):
-            return self.dtype
-        if isinstance(value, Tensor) and self.note(value.dtype):
-            return value.to(self.dtype)
-        return value

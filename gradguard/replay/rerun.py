@@ -27,20 +27,29 @@ class Rerun:
         step: Runs forward and backward of the given batches, keyed by their position in
             the accumulation window, and leaves the gradients in `.grad`; returns the
             loss, or those of all batches, or None. It may be given some of the batches
-            only, or parts of them.
+            only, or parts of them, and scales their losses as in the whole window.
         batches: Those of the step.
+        progress: Called after each run.
 
     Attributes:
         runs: How many times the step was run so far.
         returned: What the step returned last.
     """
 
-    def __init__(self, module: nn.Module, step: Step, batches: Batches) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        step: Step,
+        batches: Batches,
+        *,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
         self.module = module
         self.batches = batches
         self.runs = 0
         self.returned: Any = None
         self._step = step
+        self._progress = progress
         self._tensors = [*module.parameters(), *module.buffers()]
         self._saved = [tensor.detach().clone() for tensor in self._tensors]
         self._random_state = random_state()
@@ -57,20 +66,21 @@ class Rerun:
         Args:
             batches: All of them unless given.
             under: What the step runs in, such as a mode that watches it.
-            dtype: What floating weights and buffers are cast to first; None casts none.
+            dtype: What narrower weights and buffers are widened to; None widens none.
         """
         self.restore(dtype)
         self.runs += 1
         with torch.compiler.set_stance("force_eager"), under or nullcontext():
             self.returned = None
             self.returned = self._step(self.batches if batches is None else batches)
+        self._progress()
         return self._outcome()
 
     def restore(self, dtype: torch.dtype | None = None) -> None:
         """Put weights, buffers and random state back, and take gradients away."""
         with torch.no_grad():
             for tensor, saved in zip(self._tensors, self._saved, strict=True):
-                wanted = dtype if dtype and saved.is_floating_point() else saved.dtype
+                wanted = _wider(saved, dtype)
                 if tensor.dtype == wanted:
                     tensor.copy_(saved)
                 else:
@@ -89,6 +99,11 @@ class Rerun:
             norms_before=norms,
             nonfinite=tuple(n for n, norm in norms.items() if not math.isfinite(norm)),
         )
+
+
+def _wider(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    narrow = dtype and tensor.is_floating_point() and tensor.itemsize < dtype.itemsize
+    return dtype if dtype and narrow else tensor.dtype
 
 
 def losses(returned: Any) -> list[Tensor]:

@@ -90,17 +90,17 @@ def readable(path: str) -> str:
     return _WRAPPERS.sub("", path).lstrip(".")
 
 
-def module_paths(module: nn.Module) -> dict[nn.Module, str]:
-    """Return the path of every module inside a module, which is itself ""."""
-    return {inner: readable(name) for name, inner in module.named_modules()}
+def module_paths(module: nn.Module) -> dict[int, str]:
+    """Return the path of every module inside a module, which is itself "", by `id`."""
+    return {id(inner): readable(name) for name, inner in module.named_modules()}
 
 
-def call_site(operation: str, paths: Mapping[nn.Module, str]) -> tuple[Site, bool]:
+def call_site(operation: str, paths: Mapping[int, str]) -> tuple[Site, bool]:
     """Return the site of a call that is being made, and if a custom Function makes it.
 
     Args:
         operation: What is called, as torch names it; a custom Function's name wins.
-        paths: Of the modules that code is looked for in.
+        paths: Of the modules that are looked for, as `module_paths` gives them.
     """
     name, module, line, applied = spoken(operation), None, None, False
     fallback = None
@@ -152,10 +152,9 @@ def _frames() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _module_of(frame: FrameType, paths: Mapping[nn.Module, str]) -> str | None:
+def _module_of(frame: FrameType, paths: Mapping[int, str]) -> str | None:
     """Return the path of the module whose method a frame runs; None if it runs none."""
     code = frame.f_code
     if not code.co_argcount:
         return None
-    first = frame.f_locals.get(code.co_varnames[0])
-    return paths.get(first) if isinstance(first, nn.Module) else None
+    return paths.get(id(frame.f_locals.get(code.co_varnames[0])))

@@ -1,7 +1,7 @@
 """The first operation that broke a step, found by following back what reached the end."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from gradguard.replay.advice import operation_advice, tensor_advice
 from gradguard.replay.calls import Calls
 from gradguard.replay.cause import Cause
-from gradguard.replay.operations import Cured, Operations
+from gradguard.replay.operations import NOTHING, Cured, Operations
 from gradguard.replay.origins import Leaf, Operation, Origin, beginnings
 from gradguard.replay.outside import Outside
 from gradguard.replay.rerun import Rerun, losses
@@ -33,33 +33,25 @@ def trace(rerun: Rerun, *, loss_scale: float = 1.0) -> Cause | None:
     found = beginnings(watch.ends)
     if not found:
         return None
-    first = found[0] if len(found) == 1 else _decisive(rerun, found)
+    first = found[0] if len(found) == 1 else _decisive(watch, found)
     if isinstance(first, Leaf):
         return _of_tensor(first)
     return _of_operation(first, loss_scale, at_loss=watch.at_loss)
 
 
-def _decisive(rerun: Rerun, found: Sequence[Origin]) -> Origin:
+def _decisive(watch: "_Watch", found: Sequence[Origin]) -> Origin:
     """Return the first that breaks the step alone, the others being repaired.
 
     What breaks elements that are masked out later breaks nothing. Where repairing all
     of them does not help, the first is as good as any.
     """
     tried = found[:_MOST]
-    if _Watch(rerun, cured=_cured(tried)).ends:
+    if not watch.heals(tried):
         return found[0]
     for one in tried:
-        others = [other for other in tried if other is not one]
-        if _Watch(rerun, cured=_cured(others)).ends:
+        if not watch.heals([other for other in tried if other is not one]):
             return one
     return found[0]
-
-
-def _cured(origins: Iterable[Origin]) -> Cured:
-    return Cured(
-        frozenset(o.index for o in origins if isinstance(o, Operation)),
-        frozenset(o.place for o in origins if isinstance(o, Leaf)),
-    )
 
 
 class _Watch:
@@ -72,11 +64,11 @@ class _Watch:
     """
 
     def __init__(
-        self, rerun: Rerun, loss_scale: float = 1.0, *, cured: Cured = Cured()
+        self, rerun: Rerun, loss_scale: float, *, cured: Cured = NOTHING
     ) -> None:
         self.ends: list[Origin] = []
         self.at_loss = False
-        self._rerun = rerun
+        self._rerun, self._loss_scale = rerun, loss_scale
         self._calls = Calls(
             module_paths(rerun.module),
             before_backward=lambda losses: self._end(losses, at_loss=True),
@@ -89,12 +81,19 @@ class _Watch:
             micro_batch=min(rerun.batches, default=0),
             cured=cured,
         )
-        with ExitStack() as modes:
-            modes.enter_context(self._operations)
-            modes.enter_context(self._calls)
-            rerun(under=modes.pop_all())
+        rerun(under=self._modes())
         self._end(losses(rerun.returned), at_loss=True)
         self._end(self._gradients())
+
+    def heals(self, origins: Sequence[Origin]) -> bool:
+        """Return whether what broke is finite in a run in which these are repaired."""
+        again = _Watch(self._rerun, self._loss_scale, cured=Cured.of(origins))
+        return not again.ends or (self.at_loss and not again.at_loss)
+
+    @contextmanager
+    def _modes(self) -> Iterator[None]:
+        with self._operations, self._calls:
+            yield
 
     def _gradients(self) -> Iterator[Tensor]:
         for parameter in self._rerun.module.parameters():
