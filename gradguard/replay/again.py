@@ -21,7 +21,7 @@ def replay(
     *,
     arguments: Iterable[str] = (),
     trust: bool = False,
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Replayed:
     """Run a bad step again: was it reproduced, and what broke it.
 
@@ -57,16 +57,11 @@ def replay(
     )
 
     def act(stage: Stage) -> Replayed:
-        rerun = Rerun(live, stage.run, stage.batches, wide=stage.wide)
+        rerun = Rerun(live, stage.run, stage.batches, progress=progress)
         stage.run(stage.batches)
         stage.finish()
         changed = differences(bad, live)
-        found = investigate(
-            rerun,
-            loss_scale=stage.loss_scale,
-            spike=bad.is_finite,
-            progress=progress,
-        )
+        found = investigate(rerun, loss_scale=stage.loss_scale, spike=bad.is_finite)
         return Replayed(
             **facts(bad, file),
             module=type(live).__qualname__,

@@ -4,8 +4,8 @@ Everything that a training step may touch is real: Trainer, loops, precision plu
 optimizers, `self.log`. What there is not: the run's data, callbacks and loggers.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from importlib import import_module
 from itertools import repeat
@@ -139,20 +139,6 @@ class Stage:
                 batch_idx, lambda: torch.zeros(())
             )
 
-    @contextmanager
-    def wide(self, dtype: torch.dtype) -> Iterator[None]:
-        """Run in plain float32 or float64 until the context ends; the module is not cast."""
-        strategy, usual = self._trainer.strategy, torch.get_default_dtype()
-        plugin = strategy.precision_plugin
-        plugins = import_module(f"{lightning_of(self.module)}.plugins")
-        strategy._precision_plugin = plugins.Precision()
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(usual)
-            strategy._precision_plugin = plugin
-
     def _set_up(self) -> None:
         bad, module = self._bad, self.module
         require_fit(bad, module)
@@ -183,7 +169,7 @@ class Stage:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(bad.requires_grad[name])
         plugin = self._trainer.precision_plugin
-        if bad.scaler and hasattr(plugin, "scaler"):  # not where `wide` took it away
+        if bad.scaler:  # as a step that ends before its update leaves it in between
             plugin.scaler = GradScaler(self.device.type)
             plugin.load_state_dict(bad.scaler)
         self._updates = 0

@@ -54,7 +54,7 @@ def again(replayed: Replayed) -> str:
 def broke(replayed: Replayed, cause: Cause) -> Iterator[tuple[str, str]]:
     """Yield what broke, where it stands, and what went in and came out."""
     where = _batch(replayed, cause.micro_batch)
-    yield "broke", _what(cause) + where
+    yield "broke", _what(cause, replayed.module) + where
     if cause.line:
         place = f"{_short(cause.line.file)}:{cause.line.number}"
         yield "line", f"{place}: {cause.line.text}"
@@ -67,8 +67,8 @@ def broke(replayed: Replayed, cause: Cause) -> Iterator[tuple[str, str]]:
         yield "range", f"in float64 it reaches {cause.peak:.3g}; it is {dtype}{largest}"
 
 
-def _what(cause: Cause) -> str:
-    place = f"in {cause.module}" if cause.module else "in the module itself"
+def _what(cause: Cause, whole: str) -> str:
+    place = f"in {cause.module or whole}"
     if cause.direction is None:
         rows = f", in {named([f'[{row}]' for row in cause.rows])}" if cause.rows else ""
         kind = "" if cause.kind == "batch" else f"{cause.kind} "
@@ -89,14 +89,21 @@ def _batch(replayed: Replayed, place: int) -> str:
 
 def holds(values: Values) -> str:
     """Say what a tensor holds: its type and shape, its range, and what is not finite."""
-    kinds = {"zeros": values.zeros, "NaN": values.nan}
-    kinds |= {"+Inf": values.plus_inf, "-Inf": values.minus_inf}
+    kinds = {"NaN": values.nan, "+Inf": values.plus_inf, "-Inf": values.minus_inf}
+    kinds = {"zero" if values.zeros == 1 else "zeros": values.zeros, **kinds}
     counted = [f"{number:,} {kind}" for kind, number in kinds.items() if number]
-    span = []
-    if values.smallest is not None and values.largest is not None:
-        span = [f"{values.smallest:.4g} to {values.largest:.4g}"]
     shape = "x".join(map(str, values.shape)) or "one number"
-    return f"{values.role}: {values.dtype} {shape}, " + ", ".join([*span, *counted])
+    return f"{values.role}: {values.dtype} {shape}" + ", ".join(
+        ["", *_span(values), *counted]
+    )
+
+
+def _span(values: Values) -> list[str]:
+    if values.smallest is None or values.largest is None:
+        return []
+    if values.smallest == values.largest:
+        return [f"{values.smallest:.4g}"]
+    return [f"{values.smallest:.4g} to {values.largest:.4g}"]
 
 
 def samples(replayed: Replayed, found: Samples) -> Iterator[tuple[str, str]]:
