@@ -64,9 +64,10 @@ def main() -> None:
     (file,) = dump_dir.iterdir()
     found = gradguard.replay(file, LogModel())
     print("reproduced:", found.reproduced)
-    if found.cause:
-        print("broke:", found.cause.direction, found.cause.name, found.cause.line)
-        print("try:", found.cause.advice)
+    cause = found.cause
+    if cause and cause.line:
+        print(f"broke: {cause.name}, {cause.direction} pass, in: {cause.line.text}")
+        print("try:", cause.advice)
     if found.samples:
         print("samples:", [sample.index for sample in found.samples.culprits])
 

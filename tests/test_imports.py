@@ -47,7 +47,7 @@ HOUSE = {
     ),
     "replay": (
         "jinja2 lightning numpy rich torch",
-        "errors names output guard hooks experiments",
+        "errors names gradients output guard hooks experiments",
     ),
     "__init__": ("", "errors clipping callback replay"),
     "report": (

@@ -11,7 +11,7 @@ from gradguard.replay.again import replay
 from gradguard.replay.replayed import Replayed
 from gradguard.replay.words import lines
 
-_STYLES = {"broke": "bold red", "again": "bold", "try": "cyan", "but": "yellow"}
+_STYLES = {"broke": "bold red", "again": "bold", "try": "cyan", "note": "yellow"}
 
 
 def command(

@@ -16,7 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from gradguard.errors import ConfigError
+from gradguard.errors import ConfigError, Interrupted
 from gradguard.experiments.quiet import quiet
 from gradguard.experiments.user_class import lightning_of, told
 from gradguard.guard.random_state import set_random_state
@@ -46,6 +46,7 @@ def on_stage(bad: BadStep, module: Any, act: Callable[["Stage"], _T]) -> _T:
 
     Raises:
         ConfigError: If there cannot be such a Trainer, or the module does not fit.
+        Interrupted: If Ctrl-C ended it.
     """
     require_batches(module)
     results: list[_T] = []
@@ -65,9 +66,17 @@ def on_stage(bad: BadStep, module: Any, act: Callable[["Stage"], _T]) -> _T:
         ]
         number = bad.trainer["num_training_batches"]
         loader = repeat(None) if number == float("inf") else range(number)
-        with suppress(_Done):
+        try:
             trainer.fit(module, loader)
-    return results[0]
+        except _Done:
+            return results[0]
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise Interrupted(
+                "interrupted before the step was run to its end"
+            ) from None
+    raise ConfigError(
+        f"{type(module).__qualname__} cannot be trained: Lightning ended before its step"
+    )
 
 
 class Stage:

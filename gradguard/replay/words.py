@@ -12,13 +12,16 @@ _LARGEST = {"float16": 65504.0, "bfloat16": 3.39e38, "float32": 3.40e38}
 
 _MOST_SAMPLES = 5
 
+# Share of a sample's gradient from which a layer is worth naming.
+_WORTH_NAMING = 0.01
+
 
 def lines(replayed: Replayed) -> Iterator[tuple[str, str]]:
     """Yield headings and sentences, in the order in which they are read."""
     yield "step", step(replayed)
     yield "again", again(replayed)
-    for note in replayed.notes:
-        yield "but", note
+    if replayed.differences:
+        yield from (("note", note) for note in replayed.notes)
     if replayed.cause:
         yield from broke(replayed, replayed.cause)
     elif not replayed.was_finite or replayed.differences:
@@ -29,6 +32,8 @@ def lines(replayed: Replayed) -> Iterator[tuple[str, str]]:
         yield "numbers", replayed.precision.sentence
     if replayed.cause:
         yield "try", replayed.cause.advice
+    elif replayed.samples and replayed.samples.culprits:
+        yield "try", "look at where these samples come from; if they are right, clip"
 
 
 def step(replayed: Replayed) -> str:
@@ -92,7 +97,7 @@ def holds(values: Values) -> str:
     kinds = {"NaN": values.nan, "+Inf": values.plus_inf, "-Inf": values.minus_inf}
     kinds = {"zero" if values.zeros == 1 else "zeros": values.zeros, **kinds}
     counted = [f"{number:,} {kind}" for kind, number in kinds.items() if number]
-    shape = "x".join(map(str, values.shape)) or "one number"
+    shape = list(values.shape) or "one number"
     return f"{values.role}: {values.dtype} {shape}" + ", ".join(
         ["", *_span(values), *counted]
     )
@@ -122,8 +127,12 @@ def samples(replayed: Replayed, found: Samples) -> Iterator[tuple[str, str]]:
 
 def carries(sample: Sample) -> str:
     """Say how large a sample's gradient is, and which layers carry it."""
-    layers = [f"{name} ({share:.0%})" for name, share in sample.layers]
-    most = f", most of it in {named(layers)}" if layers else ""
+    layers = [
+        f"{name} ({share:.0%})"
+        for name, share in sample.layers
+        if share >= _WORTH_NAMING
+    ]
+    most = f", in {named(layers)}" if layers else ""
     return (
         f"sample {sample.index}: norm {sample.norm_before:.3g}, "
         f"{sample.share:.0%} of the batch's{most}"

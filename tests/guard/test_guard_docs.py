@@ -54,6 +54,6 @@ def test_replay_example_finds_what_broke(tmp_path: Path) -> None:
 
     assert "weights are finite: True" in done.stdout
     assert "reproduced: True" in done.stdout
-    assert "broke: forward log Line(" in done.stdout
-    assert "text='predicted = self.line(self.drop(x.log()))'" in done.stdout
+    line = "predicted = self.line(self.drop(x.log()))"
+    assert f"broke: log, forward pass, in: {line}" in done.stdout
     assert f"samples: [{100 % 32}]" in done.stdout

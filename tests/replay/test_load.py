@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from typing_extensions import override
 
 import gradguard
-from gradguard.errors import ConfigError
+from gradguard.errors import ConfigError, Interrupted
 from gradguard.replay.load import load
 from gradguard.replay.rebuild import rebuilt
 from tests.support.dumps import (
@@ -242,6 +242,26 @@ def test_module_that_fetches_its_batches_itself_is_refused(file: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"training_step\(dataloader_iter\)"):
         gradguard.replay(file, Fetching())
+
+
+def test_ctrl_c_ends_it_in_one_sentence(file: Path) -> None:
+    class Interrupting(Logarithm):
+        @override
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="interrupted before the step was run"):
+        gradguard.replay(file, Interrupting())
+
+
+def test_error_of_the_module_keeps_its_traceback(file: Path) -> None:
+    class Failing(Logarithm):
+        @override
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.trainer.datamodule.classes  # type: ignore[attr-defined] # set by a connector
+
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute"):
+        gradguard.replay(file, Failing())
 
 
 def test_live_module_stays_as_it_is(file: Path) -> None:
