@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from gradguard.replay.cause import Direction
-from gradguard.replay.site import Site, call_site, is_recomputed, spoken
+from gradguard.replay.site import Site, call_site, inside_backward, is_users, spoken
 
 _BACKWARD = (Tensor.backward, torch.autograd.backward)
 # Calls that consist of others, by which they are told.
@@ -19,8 +19,8 @@ _TRANSPARENT = (torch.autograd.grad, functional.multi_head_attention_forward)
 _PICK = ("where", "masked_fill", "masked_scatter")
 _FAR = 30  # calls between one whose gradient breaks and one that picks
 
-_next_node: Callable[[], int] = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]  # torch's
-_running_node: Callable[[], Any] = torch._C._current_autograd_node  # type: ignore[attr-defined]  # torch's
+_next_node: Callable[[], int] = torch._C._autograd._get_sequence_nr
+_running_node: Callable[[], Any] = torch._C._current_autograd_node
 
 
 class Calls(TorchFunctionMode):
@@ -76,13 +76,13 @@ class Calls(TorchFunctionMode):
     def here(self, kernel: str) -> tuple[Site, Direction]:
         """Return the call that runs now, and in which pass it runs."""
         node = _running_node()
-        # A checkpoint runs a piece of the forward pass again inside of the backward one.
-        again = torch.is_grad_enabled() and node is not None and is_recomputed()
-        if node is not None and not again:
-            return self._of_node(node), "backward"
-        site = self._open or call_site(kernel, self._paths)[0]
-        backward = torch._C._current_graph_task_id() != -1  # type: ignore[attr-defined]  # torch's
-        return site, "backward" if backward and not again else "forward"
+        if node is not None:
+            runner = inside_backward()
+            if runner == "engine" or (runner == "python" and _is_custom(node)):
+                return self._of_node(node), "backward"
+            site = call_site(kernel, self._paths)[0]
+            return site, "forward" if runner == "checkpoint" else "backward"
+        return self._open or call_site(kernel, self._paths)[0], "forward"
 
     def made(self, site: Site) -> None:
         """Remember who made the last node, where no call owns it."""
@@ -109,6 +109,12 @@ class Calls(TorchFunctionMode):
             if inner is not None:
                 self._readers.setdefault(inner._sequence_nr(), number)
         return self._sites.get(number) or _unknown(node.name())
+
+
+def _is_custom(node: Any) -> bool:
+    """Whether a node is that of a custom Function of the user's."""
+    function = getattr(type(node), "_forward_cls", None)
+    return function is not None and is_users(function)
 
 
 def _unknown(name: str) -> Site:

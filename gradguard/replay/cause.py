@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-
 Kind = Literal["operation", "scale", "weight", "buffer", "batch", "constant"]
+Verdict = Literal["values", "rounding", "unknown"]
 Direction = Literal["forward", "backward"]
 
 
@@ -161,7 +161,7 @@ class Precision:
         sentence: The verdict in words.
     """
 
-    verdict: Literal["values", "rounding", "unknown"]
+    verdict: Verdict
     float32: bool | None
     float64: bool | None
     sentence: str

@@ -1,5 +1,7 @@
 """All that can be found out about a bad step, in one go."""
 
+from collections.abc import Callable
+
 from gradguard.replay.cause import Replay
 from gradguard.replay.precision import precision
 from gradguard.replay.rerun import Rerun, is_broken
@@ -8,7 +10,11 @@ from gradguard.replay.trace import trace
 
 
 def investigate(
-    rerun: Rerun, *, loss_scale: float = 1.0, spike: bool = False
+    rerun: Rerun,
+    *,
+    loss_scale: float = 1.0,
+    spike: bool = False,
+    progress: Callable[[], None] | None = None,
 ) -> Replay:
     """Return what broke a step, which samples do it, and in which precision.
 
@@ -18,7 +24,9 @@ def investigate(
         rerun: The step.
         loss_scale: That the step multiplies its loss with.
         spike: Whether the gradient of the step is finite and large.
+        progress: Called after each run of the step.
     """
+    rerun.progress = progress
     outcome = rerun()
     cause = trace(rerun, loss_scale=loss_scale)
     broke = cause is not None or is_broken(outcome)

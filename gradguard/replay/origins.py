@@ -25,13 +25,15 @@ def absorbs(kernel: str) -> bool:
     return kernel in _ABSORBERS or "scaled_dot_product" in kernel
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Leaf:
     """A tensor that was broken before the step.
 
     Attributes:
+        site: The call that used it first.
         deliberate: Whether it holds no more than -Inf, as masks do.
         place: In memory, as `values.place` gives it.
+        index: Before that of every operation.
     """
 
     kind: Kind
@@ -55,14 +57,9 @@ class Operation:
         site: The call, in the forward pass, that it belongs to.
         direction: Of the pass that ran it.
         kernel: Its name in ATen.
-        sources: What broke those of its inputs that are broken and blamed for it.
-        begins: Whether it breaks with finite or legal inputs as well.
+        sources: What broke those of its inputs that are broken, and are to blame.
         deliberate: Whether its Inf was written by the user's code, not computed.
-        inputs: What it read, if it begins.
-        output: What it wrote, if it begins.
-        peak: Largest magnitude it would have written in float64, if that is finite.
-        scales: Whether it multiplies by the loss scale.
-        hidden_by: The call that first took its broken output and gave a finite one.
+        hidden_by: The call that first made something finite of its broken output.
     """
 
     index: int
@@ -70,14 +67,9 @@ class Operation:
     direction: Direction
     kernel: str
     sources: tuple["Origin", ...]
-    begins: bool
     deliberate: bool
     micro_batch: int
-    inputs: tuple[Values, ...] = ()
-    output: Values | None = None
-    peak: float | None = None
-    scales: bool = False
-    hidden_by: str | None = None
+    hidden_by: str | None
 
     def hide(self, by: str) -> None:
         """Remember who hides this output, and so whatever it came from."""
@@ -86,32 +78,48 @@ class Operation:
                 origin.hidden_by = by
 
 
+@dataclass(eq=False, kw_only=True)
+class Producer(Operation):
+    """An operation that breaks with finite or legal inputs as well.
+
+    Attributes:
+        inputs: What it read.
+        output: What it wrote.
+        peak: Largest magnitude it would have written in float64, if that is finite.
+        scales: Whether it multiplies by the loss scale.
+    """
+
+    inputs: tuple[Values, ...]
+    output: Values
+    peak: float | None
+    scales: bool
+
+
 Origin = Operation | Leaf
+Beginning = Producer | Leaf
 
 
 def followed(origins: Iterable[Origin]) -> Iterator[Origin]:
     """Yield the origins and everything they came from, each once."""
-    seen: set[int] = set()
+    seen: set[Origin] = set()
     left = list(origins)
     while left:
         origin = left.pop()
-        if id(origin) in seen:
+        if origin in seen:
             continue
-        seen.add(id(origin))
+        seen.add(origin)
         yield origin
         if isinstance(origin, Operation):
             left.extend(origin.sources)
 
 
-def beginnings(origins: Iterable[Origin]) -> list[Origin]:
+def beginnings(origins: Iterable[Origin]) -> list[Beginning]:
     """Return where origins began, in order of execution.
 
     Inf that the user's code wrote itself is where they began only if nothing else is.
     """
     ends = [
-        origin
-        for origin in followed(origins)
-        if isinstance(origin, Leaf) or origin.begins
+        origin for origin in followed(origins) if isinstance(origin, Producer | Leaf)
     ]
     computed = [origin for origin in ends if not origin.deliberate]
     return sorted(computed or ends, key=lambda origin: origin.index)

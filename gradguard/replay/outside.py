@@ -39,6 +39,10 @@ class Outside:
         name = self._known.get(place(tensor))
         return name.micro_batch if name else None
 
+    def knows(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is one of those that were there before the step."""
+        return place(tensor) in self._known
+
     def leaf(self, tensor: Tensor, site: Site, micro_batch: int) -> Leaf:
         """Return a broken tensor as a beginning, first used at the site."""
         name = self._known.get(place(tensor)) or _UNKNOWN

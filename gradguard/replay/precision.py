@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 
 from gradguard.names import named
 from gradguard.replay.batch import changed
-from gradguard.replay.cause import Precision
+from gradguard.replay.cause import Precision, Verdict
 from gradguard.replay.rerun import Rerun, is_broken
 
 
@@ -23,13 +23,14 @@ def precision(rerun: Rerun) -> Precision:
     float32, float64 = _is_finite(rerun, single), _is_finite(rerun, double)
     rerun.restore()
     if float64 is None:
-        verdict, sentence = "unknown", f"it cannot be run in float64: {double.error}"
+        verdict: Verdict = "unknown"
+        sentence = f"it cannot be run in float64: {double.error}"
     elif not float64:
         verdict = "values"
         sentence = "it breaks in float64 as well: its values are at fault"
     else:
         verdict, wide = "rounding", "float32" if float32 else "float64"
-        narrow = named(sorted(single.narrow)) if float32 else "float32"
+        narrow = named(sorted(single.narrow) or ["float32"]) if float32 else "float32"
         sentence = f"it is finite in {wide}: range or rounding of {narrow} is at fault"
     return Precision(
         verdict=verdict, float32=float32, float64=float64, sentence=sentence
@@ -46,7 +47,7 @@ def _is_finite(rerun: Rerun, mode: "_Widened") -> bool | None:
         return None
 
 
-class _Widened(TorchDispatchMode):
+class _Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """Every floating number below a dtype is of that dtype instead.
 
     Attributes:
@@ -55,7 +56,7 @@ class _Widened(TorchDispatchMode):
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.dtype = dtype
         self.narrow: set[str] = set()
         self.error = ""

@@ -29,10 +29,12 @@ class Rerun:
             loss, or those of all batches, or None. It may be given some of the batches
             only, or parts of them, and scales their losses as in the whole window.
         batches: Those of the step.
-        progress: Called after each run.
+        wide: What the step runs in where it is to be run in a wider dtype than its own,
+            such as to turn off what scales the loss; None needs nothing.
 
     Attributes:
         runs: How many times the step was run so far.
+        progress: Called after each run.
         returned: What the step returned last.
     """
 
@@ -42,14 +44,15 @@ class Rerun:
         step: Step,
         batches: Batches,
         *,
-        progress: Callable[[], None] = lambda: None,
+        wide: Callable[[torch.dtype], AbstractContextManager[Any]] | None = None,
     ) -> None:
         self.module = module
         self.batches = batches
         self.runs = 0
+        self.progress: Callable[[], None] | None = None
         self.returned: Any = None
         self._step = step
-        self._progress = progress
+        self._wide = wide
         self._tensors = [*module.parameters(), *module.buffers()]
         self._saved = [tensor.detach().clone() for tensor in self._tensors]
         self._random_state = random_state()
@@ -70,10 +73,12 @@ class Rerun:
         """
         self.restore(dtype)
         self.runs += 1
-        with torch.compiler.set_stance("force_eager"), under or nullcontext():
-            self.returned = None
+        self.returned = None
+        wide = self._wide(dtype) if self._wide and dtype else nullcontext()
+        with torch.compiler.set_stance("force_eager"), wide, under or nullcontext():
             self.returned = self._step(self.batches if batches is None else batches)
-        self._progress()
+        if self.progress:
+            self.progress()
         return self._outcome()
 
     def restore(self, dtype: torch.dtype | None = None) -> None:

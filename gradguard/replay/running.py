@@ -44,6 +44,7 @@ class Running:
         mutates: Whether it writes into arguments.
         read: The tensors that it reads, and what it calls them.
         given: What those held before it ran, in the same order.
+        numbers: Those among its arguments that are no tensors.
     """
 
     def __init__(
@@ -57,6 +58,11 @@ class Running:
             for argument, value in self._arguments()
             if self._is_read(argument)
             for tensor in _tensors(value)
+        ]
+        self.numbers = [
+            float(value)
+            for value in tree_leaves((args, kwargs))
+            if isinstance(value, int | float) and not isinstance(value, bool)
         ]
         self.given = [
             tensor.clone() if self.mutates else tensor for _, tensor in self.read
@@ -82,25 +88,19 @@ class Running:
             if given.dtype is not torch.bool
         )
 
-    @property
-    def writes_on_purpose(self) -> bool:
-        """Whether NaN or Inf in its output is what the user's code asked for."""
-        return (
-            not self.read
-            or self.kernel in _LITERAL
-            or not all(map(math.isfinite, self._numbers()))
+    def was_told_to(self, *, write_nan: bool) -> bool:
+        """Whether the user's code asked for the Inf, or else for the NaN, it writes."""
+        if not self.read or self.kernel in _LITERAL:
+            return True
+        return any(
+            math.isnan(number) if write_nan else not math.isfinite(number)
+            for number in self.numbers
         )
-
-    @property
-    def writes_nan(self) -> bool:
-        """Whether NaN in its output is what the user's code asked for."""
-        numbers = [*self._numbers()]
-        return not numbers or any(map(math.isnan, numbers))
 
     def multiplies_by(self, scale: float) -> bool:
         """Whether it multiplies by a scale other than 1."""
-        factors = [*self._numbers()]
-        factors += [float(t.detach()) for t in self.given if t.numel() == 1]
+        factors = [float(t.detach()) for t in self.given if t.numel() == 1]
+        factors += self.numbers
         return scale != 1 and self.kernel in ("mul", "mul_") and scale in factors
 
     def peak(self) -> float | None:
@@ -111,7 +111,9 @@ class Running:
         return largest if math.isfinite(largest) else None
 
     def breaks_by_itself(self) -> bool:
-        """Whether its output is broken as well if what it reads is repaired."""
+        """Whether it breaks unasked, even if what it reads is repaired."""
+        if not all(map(math.isfinite, self.numbers)):
+            return False
         output = self._again(lambda t: repaired(t) if broken(t) else t)
         return any(broken(tensor) for tensor in _tensors(output))
 
@@ -150,11 +152,6 @@ class Running:
         return not argument.is_write or not (
             argument.is_out or self.kernel in _OVERWRITE
         )
-
-    def _numbers(self) -> Iterator[float]:
-        for value in tree_leaves((self._args, self._kwargs)):
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                yield float(value)
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -1,23 +1,30 @@
 """Where in the user's code an operation was called."""
 
+import inspect
 import linecache
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Literal
 
 import torch
-from torch import nn
-from torch.utils import checkpoint
+from torch import _compile, nn
+from torch._dynamo import eval_frame
+from torch.autograd import graph
+from torch.utils import _python_dispatch, checkpoint
 
 from gradguard.replay.cause import Line
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 _CHECKPOINT = checkpoint.__file__
-_APPLY: CodeType = torch.autograd.Function.apply.__func__.__code__
+_PLUMBING = {_python_dispatch.__file__, _compile.__file__, eval_frame.__file__}
+_ENGINE = graph._engine_run_backward.__code__
+_APPLY: CodeType = inspect.unwrap(torch.autograd.Function.apply).__code__
 _WRAPPERS = re.compile(
     r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)"
 )
@@ -106,12 +113,12 @@ def call_site(operation: str, paths: Mapping[int, str]) -> tuple[Site, bool]:
     fallback = None
     for frame in _frames():
         code = frame.f_code
-        if code is _APPLY and not applied and _is_users(frame.f_locals["cls"]):
+        if code is _APPLY and not applied and is_users(frame.f_locals["cls"]):
             # From here on outwards: the line that applies it, not one inside of it.
             name, applied = frame.f_locals["cls"].__name__, True
             module = line = fallback = None
         module = module or _module_of(frame, paths)
-        if not code.co_filename.startswith((_TORCH, _HERE, "<")):
+        if not code.co_filename.startswith((_TORCH, _HERE, "<frozen")):
             fallback = fallback or frame
             line = line or (None if _is_lightnings(code.co_filename) else frame)
     shown = line or fallback
@@ -124,13 +131,26 @@ def call_site(operation: str, paths: Mapping[int, str]) -> tuple[Site, bool]:
     return site, applied
 
 
-def is_recomputed() -> bool:
-    """Return whether a checkpoint runs the operation that runs now."""
-    return any(frame.f_code.co_filename == _CHECKPOINT for frame in _frames())
+def inside_backward() -> Literal["engine", "checkpoint", "python"]:
+    """Return who runs what runs now, in the midst of a backward pass.
+
+    It is autograd's engine; or a checkpoint, which runs a piece of the forward pass again;
+    or code in Python, such as a hook.
+    """
+    code = [frame.f_code for frame in _frames() if not _is_ours(frame.f_code)]
+    inside = [*takewhile(lambda code: code is not _ENGINE, code)]
+    if any(code.co_filename == _CHECKPOINT for code in inside):
+        return "checkpoint"
+    return "python" if inside else "engine"
 
 
-def _is_users(function: type) -> bool:
-    """Whether a custom Function is none of those that torch is built with."""
+def _is_ours(code: CodeType) -> bool:
+    """Whether a frame is there only because operations are watched."""
+    return code.co_filename.startswith(_HERE) or code.co_filename in _PLUMBING
+
+
+def is_users(function: type) -> bool:
+    """Return whether a custom Function is none of those that torch is built with."""
     return not function.__module__.startswith("torch.")
 
 

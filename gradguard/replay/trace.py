@@ -1,5 +1,6 @@
 """The first operation that broke a step, found by following back what reached the end."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,8 +10,9 @@ from torch import Tensor
 from gradguard.replay.advice import operation_advice, tensor_advice
 from gradguard.replay.calls import Calls
 from gradguard.replay.cause import Cause
-from gradguard.replay.operations import NOTHING, Cured, Operations
-from gradguard.replay.origins import Leaf, Operation, Origin, beginnings
+from gradguard.replay.cured import NOTHING, Cured
+from gradguard.replay.operations import Operations
+from gradguard.replay.origins import Beginning, Leaf, Origin, Producer, beginnings
 from gradguard.replay.outside import Outside
 from gradguard.replay.rerun import Rerun, losses
 from gradguard.replay.site import module_paths
@@ -39,7 +41,7 @@ def trace(rerun: Rerun, *, loss_scale: float = 1.0) -> Cause | None:
     return _of_operation(first, loss_scale, at_loss=watch.at_loss)
 
 
-def _decisive(watch: "_Watch", found: Sequence[Origin]) -> Origin:
+def _decisive(watch: "_Watch", found: Sequence[Beginning]) -> Beginning:
     """Return the first that breaks the step alone, the others being repaired.
 
     What breaks elements that are masked out later breaks nothing. Where repairing all
@@ -127,39 +129,36 @@ def _of_tensor(leaf: Leaf) -> Cause:
     )
 
 
-def _of_operation(operation: Operation, loss_scale: float, *, at_loss: bool) -> Cause:
+def _of_operation(producer: Producer, loss_scale: float, *, at_loss: bool) -> Cause:
     # Its value never reached the loss, so that it is the gradient of it that broke.
-    direction = operation.direction if at_loss else "backward"
-    scaled = direction == "backward" or operation.scales
-    scaled = scaled and _fits(operation, loss_scale) and loss_scale != 1
-    site, output = operation.site, operation.output
-    narrow = output.dtype if operation.peak is not None else None
+    direction = producer.direction if at_loss else "backward"
+    follows_loss = direction == "backward" or producer.scales
+    scaled = loss_scale != 1 and follows_loss and _fits(producer, loss_scale)
     return Cause(
         kind="scale" if scaled else "operation",
-        name=site.operation,
+        name=producer.site.operation,
         direction=direction,
-        module=site.module,
-        line=site.line,
-        kernel=operation.kernel,
-        inputs=operation.inputs,
-        output=output,
-        hidden_by=operation.hidden_by,
-        peak=operation.peak,
+        module=producer.site.module,
+        line=producer.site.line,
+        kernel=producer.kernel,
+        inputs=producer.inputs,
+        output=producer.output,
+        hidden_by=producer.hidden_by,
+        peak=producer.peak,
         rows=(),
-        micro_batch=operation.micro_batch,
+        micro_batch=producer.micro_batch,
         advice=operation_advice(
-            (site.operation, operation.kernel),
+            (producer.site.operation, producer.kernel),
             direction,
             scaled=scaled,
-            hidden=operation.hidden_by is not None,
-            narrow=narrow,
+            hidden=producer.hidden_by is not None,
+            narrow=producer.output.dtype if producer.peak is not None else None,
         ),
     )
 
 
-def _fits(operation: Operation, loss_scale: float) -> bool:
+def _fits(producer: Producer, loss_scale: float) -> bool:
     """Whether the output would have been finite without the loss scale."""
-    if operation.peak is None or operation.output is None:
-        return False
-    dtype: torch.dtype = getattr(torch, operation.output.dtype)
-    return operation.peak / loss_scale <= torch.finfo(dtype).max
+    dtype: torch.dtype = getattr(torch, producer.output.dtype)
+    peak = math.inf if producer.peak is None else producer.peak
+    return peak / loss_scale <= torch.finfo(dtype).max

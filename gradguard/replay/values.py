@@ -69,7 +69,8 @@ def memory(tensor: Tensor) -> torch.UntypedStorage:
 
 def place(tensor: Tensor) -> int:
     """Return what is equal for tensors that share memory, and for no others alive."""
-    return memory(tensor)._cdata
+    number: int = memory(tensor)._cdata
+    return number
 
 
 def _numbers(tensor: Tensor) -> Tensor | None:

@@ -1,5 +1,8 @@
 """Steps with one planted fault each, and healthy steps that look like faults."""
 
+# Modules are called, and custom Functions applied, on every other line; torch types neither.
+# mypy: disable-error-code="no-any-return,no-untyped-call"
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -252,7 +255,7 @@ class Root(torch.autograd.Function):
         return x.sqrt()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+    def setup_context(ctx: Any, _: Any, output: Tensor) -> None:
         ctx.save_for_backward(output)
 
     @staticmethod
@@ -406,7 +409,8 @@ class Checkpointed(nn.Module):
 
     def forward(self, batch: Tensor) -> Tensor:
         x = self.input(batch)
-        return checkpoint(self.block, x, use_reentrant=self.reentrant).mean()
+        y: Tensor = checkpoint(self.block, x, use_reentrant=self.reentrant)
+        return y.mean()
 
 
 # Healthy ----------------------------------------------------------------------------
@@ -506,15 +510,12 @@ class Deep(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.input = identity(4)
-        self.layers = nn.ModuleList(
-            [Block(torch.relu), Block(torch.tanh), nn.Sequential(Block(log_of_zero))]
+        self.layers = nn.Sequential(
+            Block(torch.relu), Block(torch.tanh), nn.Sequential(Block(log_of_zero))
         )
 
     def forward(self, batch: Tensor) -> Tensor:
-        x = self.input(batch)
-        for layer in self.layers:
-            x = layer(x)
-        return x.mean()
+        return self.layers(self.input(batch)).mean()
 
 
 class InRoot(nn.Module):
@@ -571,8 +572,9 @@ class Embedded(nn.Module):
 class BrokenWeight(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
-        self.layers[2].weight.data[0, 1] = INF
+        last = nn.Linear(4, 1)
+        last.weight.data[0, 1] = INF
+        self.layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), last)
 
     def forward(self, batch: Tensor) -> Tensor:
         return self.layers(batch).mean()
@@ -582,7 +584,7 @@ class BrokenBuffer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(4)
-        self.norm.running_var[2] = NAN
+        self.norm.running_var = torch.tensor([1.0, 1.0, NAN, 1.0])
         self.eval()
 
     def forward(self, batch: Tensor) -> Tensor:
@@ -674,72 +676,490 @@ FAULTS = [
     Fault("log of zero", lambda: Net(log_of_zero), "log", "forward", "return y.log()"),
     Fault("0 / 0", lambda: Net(zero_by_zero), "div", "forward", "return y / y"),
     Fault("1 / 0", lambda: Net(one_by_zero), "div", "forward", "return 1 / y"),
-    Fault("in-place division", lambda: Net(divided_in_place), "div", "forward", "y /= x[:, :1] - 1"),
-    Fault("in-place log of a slice", lambda: Net(slice_logged_in_place), "log", "forward", "y[0].log_()"),
-    Fault("log into out", lambda: Net(written_by_out), "log", "forward", "torch.log(x - 1, out=weight)"),
-    Fault("exp overflow", lambda: Net(exp_overflow), "exp", "forward", "return torch.exp(x * 100).sum(dim=1)"),
-    Fault("softmax by hand", lambda: Net(softmax_by_hand), "exp", "forward", "e = (x * 50).exp()"),
-    Fault("fully masked softmax", lambda: Net(fully_masked_softmax), "softmax", "forward", "return scores.softmax(dim=-1)"),
-    Fault("fully masked by adding", lambda: Net(fully_masked_by_adding), "softmax", "forward", "return torch.softmax(x + mask, dim=-1)"),
-    Fault("logsumexp of all -inf", lambda: Net(all_of_logsumexp), "logsumexp", "forward", "return scores.logsumexp(dim=-1)"),
-    Fault("mask times inf", lambda: Net(mask_times_inf), "mul", "forward", "return x + mask * -INF"),
-    Fault("variance of one row", lambda: Net(variance_of_one_row), "var", "forward", "return x[:1].var(dim=0)"),
-    Fault("0 ** -1", lambda: Net(power_of_zero), "pow", "forward", "return (x - 1).pow(-1)"),
-    Fault("sqrt of negative", lambda: Net(root_of_negative), "sqrt", "forward", "return (x - 2).sqrt()"),
-    Fault("acos beyond one", lambda: Net(acos_beyond_one), "acos", "forward", "return x.acos()"),
-    Fault("normalized by hand", lambda: Net(normalized_by_hand), "div", "forward", "return centered / centered.square().sum(dim=-1, keepdim=True).sqrt()"),
-    Fault("layer norm by hand", lambda: Net(layer_norm_by_hand), "div", "forward", "return centered / centered.var(dim=-1, keepdim=True)"),
-    Fault("log softmax by hand", lambda: Net(log_softmax_by_hand), "exp", "forward", "return x - torch.log((x * 30).exp().sum(dim=-1, keepdim=True))"),
-    Fault("log of underflow", lambda: Net(log_of_underflow), "log", "forward", "return -(p * p.log()).sum(dim=-1)"),
-    Fault("entropy of masked", lambda: Net(entropy_of_masked), "mul", "forward", "return -(logged.exp() * logged).sum(dim=-1)"),
-    Fault("mean of nothing", lambda: Net(nothing_to_average), "mean", "forward", "return x[x > 100].mean()"),
-    Fault("all targets ignored", lambda: Net(all_targets_ignored), "cross_entropy", "forward", "return functional.cross_entropy(x, targets)"),
-    Fault("binary entropy by hand", lambda: Net(entropy_by_hand), "log", "forward", "return -(torch.log(1 - p))"),
-    Fault("average by count", lambda: Net(average_by_count), "div", "forward", "return x[x > 100].sum() / count"),
-    Fault("division by integers", lambda: Net(exponent_of_integers), "div", "forward", "return x / steps[:, None]"),
-    Fault("a loop that grows", lambda: Net(loop_that_grows), "mul", "forward", "x = x * x"),
+    Fault(
+        "in-place division",
+        lambda: Net(divided_in_place),
+        "div",
+        "forward",
+        "y /= x[:, :1] - 1",
+    ),
+    Fault(
+        "in-place log of a slice",
+        lambda: Net(slice_logged_in_place),
+        "log",
+        "forward",
+        "y[0].log_()",
+    ),
+    Fault(
+        "log into out",
+        lambda: Net(written_by_out),
+        "log",
+        "forward",
+        "torch.log(x - 1, out=weight)",
+    ),
+    Fault(
+        "exp overflow",
+        lambda: Net(exp_overflow),
+        "exp",
+        "forward",
+        "return torch.exp(x * 100).sum(dim=1)",
+    ),
+    Fault(
+        "softmax by hand",
+        lambda: Net(softmax_by_hand),
+        "exp",
+        "forward",
+        "e = (x * 50).exp()",
+    ),
+    Fault(
+        "fully masked softmax",
+        lambda: Net(fully_masked_softmax),
+        "softmax",
+        "forward",
+        "return scores.softmax(dim=-1)",
+    ),
+    Fault(
+        "fully masked by adding",
+        lambda: Net(fully_masked_by_adding),
+        "softmax",
+        "forward",
+        "return torch.softmax(x + mask, dim=-1)",
+    ),
+    Fault(
+        "logsumexp of all -inf",
+        lambda: Net(all_of_logsumexp),
+        "logsumexp",
+        "forward",
+        "return scores.logsumexp(dim=-1)",
+    ),
+    Fault(
+        "mask times inf",
+        lambda: Net(mask_times_inf),
+        "mul",
+        "forward",
+        "return x + mask * -INF",
+    ),
+    Fault(
+        "variance of one row",
+        lambda: Net(variance_of_one_row),
+        "var",
+        "forward",
+        "return x[:1].var(dim=0)",
+    ),
+    Fault(
+        "0 ** -1",
+        lambda: Net(power_of_zero),
+        "pow",
+        "forward",
+        "return (x - 1).pow(-1)",
+    ),
+    Fault(
+        "sqrt of negative",
+        lambda: Net(root_of_negative),
+        "sqrt",
+        "forward",
+        "return (x - 2).sqrt()",
+    ),
+    Fault(
+        "acos beyond one",
+        lambda: Net(acos_beyond_one),
+        "acos",
+        "forward",
+        "return x.acos()",
+    ),
+    Fault(
+        "normalized by hand",
+        lambda: Net(normalized_by_hand),
+        "div",
+        "forward",
+        "return centered / centered.square().sum(dim=-1, keepdim=True).sqrt()",
+    ),
+    Fault(
+        "layer norm by hand",
+        lambda: Net(layer_norm_by_hand),
+        "div",
+        "forward",
+        "return centered / centered.var(dim=-1, keepdim=True)",
+    ),
+    Fault(
+        "log softmax by hand",
+        lambda: Net(log_softmax_by_hand),
+        "exp",
+        "forward",
+        "return x - torch.log((x * 30).exp().sum(dim=-1, keepdim=True))",
+    ),
+    Fault(
+        "log of underflow",
+        lambda: Net(log_of_underflow),
+        "log",
+        "forward",
+        "return -(p * p.log()).sum(dim=-1)",
+    ),
+    Fault(
+        "entropy of masked",
+        lambda: Net(entropy_of_masked),
+        "mul",
+        "forward",
+        "return -(logged.exp() * logged).sum(dim=-1)",
+    ),
+    Fault(
+        "mean of nothing",
+        lambda: Net(nothing_to_average),
+        "mean",
+        "forward",
+        "return x[x > 100].mean()",
+    ),
+    Fault(
+        "all targets ignored",
+        lambda: Net(all_targets_ignored),
+        "cross_entropy",
+        "forward",
+        "return functional.cross_entropy(x, targets)",
+    ),
+    Fault(
+        "binary entropy by hand",
+        lambda: Net(entropy_by_hand),
+        "log",
+        "forward",
+        "return -(torch.log(1 - p))",
+    ),
+    Fault(
+        "average by count",
+        lambda: Net(average_by_count),
+        "div",
+        "forward",
+        "return x[x > 100].sum() / count",
+    ),
+    Fault(
+        "division by integers",
+        lambda: Net(exponent_of_integers),
+        "div",
+        "forward",
+        "return x / steps[:, None]",
+    ),
+    Fault(
+        "a loop that grows", lambda: Net(loop_that_grows), "mul", "forward", "x = x * x"
+    ),
     Fault("float16 sum", lambda: Net(half_sum), "sum", "forward", "return y.sum()"),
-    Fault("cast to float16", lambda: Net(cast_to_half), "half", "forward", "return y.half()"),
-    Fault("log of complex zero", lambda: Net(complex_log), "log", "forward", "return torch.log(z).real"),
-    Fault("log in sparse", lambda: Net(sparse_log), "log", "forward", "return values.log()"),
-    Fault("custom forward", lambda: Net(custom_forward), "Log", "forward", "y = Log.apply(x - 1)"),
-    Fault("custom backward", lambda: Net(custom_backward), "Root", "backward", "y = Root.apply(x - 1)"),
-    Fault("sqrt' at 0", lambda: Net(root_at_zero), "sqrt", "backward", "return y.sqrt()"),
-    Fault("norm' by hand at 0", lambda: Net(norm_by_hand_at_zero), "sqrt", "backward", "return y.sqrt()"),
+    Fault(
+        "cast to float16",
+        lambda: Net(cast_to_half),
+        "half",
+        "forward",
+        "return y.half()",
+    ),
+    Fault(
+        "log of complex zero",
+        lambda: Net(complex_log),
+        "log",
+        "forward",
+        "return torch.log(z).real",
+    ),
+    Fault(
+        "log in sparse",
+        lambda: Net(sparse_log),
+        "log",
+        "forward",
+        "return values.log()",
+    ),
+    Fault(
+        "custom forward",
+        lambda: Net(custom_forward),
+        "Log",
+        "forward",
+        "y = Log.apply(x - 1)",
+    ),
+    Fault(
+        "custom backward",
+        lambda: Net(custom_backward),
+        "Root",
+        "backward",
+        "y = Root.apply(x - 1)",
+    ),
+    Fault(
+        "sqrt' at 0", lambda: Net(root_at_zero), "sqrt", "backward", "return y.sqrt()"
+    ),
+    Fault(
+        "norm' by hand at 0",
+        lambda: Net(norm_by_hand_at_zero),
+        "sqrt",
+        "backward",
+        "return y.sqrt()",
+    ),
     Fault("pow' at 0", lambda: Net(power_at_zero), "pow", "backward", "return y**0.5"),
-    Fault("acos' at 1", lambda: Net(acos_at_one), "acos", "backward", "return torch.acos(y)"),
-    Fault("asin' at 1", lambda: Net(asin_at_one), "asin", "backward", "return torch.asin(y)"),
-    Fault("distance' of identical points", lambda: Net(distance_by_hand), "sqrt", "backward", "return squares.sqrt()"),
-    Fault("pow' among cumprod", lambda: Net(cumprod_of_zeros), "pow", "backward", "return y.cumprod(dim=-1) + y.abs().pow(0.25)"),
-    Fault("pow' of abs", lambda: Net(absolute_power), "pow", "backward", "return y.pow(0.3)"),
-    Fault("sqrt' of a square", lambda: Net(double_root), "sqrt", "backward", "return y.sqrt()"),
-    Fault("complex sqrt' at 0", lambda: Net(complex_power), "sqrt", "backward", "return torch.view_as_real(z.sqrt())"),
-    Fault("where over sqrt", lambda: Net(where_root), "sqrt", "backward", "root = y.sqrt()", hidden_by="where"),
-    Fault("where over log", lambda: Net(where_log), "log", "backward", "logged = torch.log(y)", hidden_by="where"),
-    Fault("where over division", lambda: Net(where_division), "div", "backward", "ratio = 1 / y", hidden_by="where"),
-    Fault("where over exp", lambda: Net(where_exp), "exp", "backward", "grown = y.exp()", hidden_by="where"),
-    Fault("mask over sqrt", lambda: Net(masked_root), "sqrt", "backward", "root = (y / 2).sqrt()", hidden_by="masked_fill"),
-    Fault("sigmoid by hand", lambda: Net(softplus_by_hand), "exp", "backward", "y = (x * 20).exp()", hidden_by="div"),
-    Fault("division beside a hidden log", lambda: Net(division_beside_hidden_log), "div", "forward", "ratio = logged / (x[:, :1] - 5)"),
-    Fault("overflow beside a hidden log", lambda: Net(overflow_beside_hidden_log), "exp", "forward", "grown = torch.exp(logged * 50)"),
-    Fault("gradient penalty", lambda: Net(gradient_penalty), "sqrt", "backward", "return squares.sqrt() + y"),
-    Fault("checkpointed", lambda: Checkpointed(reentrant=False), "sqrt", "backward", "return y.sqrt()"),
-    Fault("checkpointed, reentrant", lambda: Checkpointed(reentrant=True), "sqrt", "backward", "return y.sqrt()"),
+    Fault(
+        "acos' at 1",
+        lambda: Net(acos_at_one),
+        "acos",
+        "backward",
+        "return torch.acos(y)",
+    ),
+    Fault(
+        "asin' at 1",
+        lambda: Net(asin_at_one),
+        "asin",
+        "backward",
+        "return torch.asin(y)",
+    ),
+    Fault(
+        "distance' of identical points",
+        lambda: Net(distance_by_hand),
+        "sqrt",
+        "backward",
+        "return squares.sqrt()",
+    ),
+    Fault(
+        "pow' among cumprod",
+        lambda: Net(cumprod_of_zeros),
+        "pow",
+        "backward",
+        "return y.cumprod(dim=-1) + y.abs().pow(0.25)",
+    ),
+    Fault(
+        "pow' of abs",
+        lambda: Net(absolute_power),
+        "pow",
+        "backward",
+        "return y.pow(0.3)",
+    ),
+    Fault(
+        "sqrt' of a square",
+        lambda: Net(double_root),
+        "sqrt",
+        "backward",
+        "return y.sqrt()",
+    ),
+    Fault(
+        "complex sqrt' at 0",
+        lambda: Net(complex_power),
+        "sqrt",
+        "backward",
+        "return torch.view_as_real(z.sqrt())",
+    ),
+    Fault(
+        "where over sqrt",
+        lambda: Net(where_root),
+        "sqrt",
+        "backward",
+        "root = y.sqrt()",
+        hidden_by="where",
+    ),
+    Fault(
+        "where over log",
+        lambda: Net(where_log),
+        "log",
+        "backward",
+        "logged = torch.log(y)",
+        hidden_by="where",
+    ),
+    Fault(
+        "where over division",
+        lambda: Net(where_division),
+        "div",
+        "backward",
+        "ratio = 1 / y",
+        hidden_by="where",
+    ),
+    Fault(
+        "where over exp",
+        lambda: Net(where_exp),
+        "exp",
+        "backward",
+        "grown = y.exp()",
+        hidden_by="where",
+    ),
+    Fault(
+        "mask over sqrt",
+        lambda: Net(masked_root),
+        "sqrt",
+        "backward",
+        "root = (y / 2).sqrt()",
+        hidden_by="masked_fill",
+    ),
+    Fault(
+        "sigmoid by hand",
+        lambda: Net(softplus_by_hand),
+        "exp",
+        "backward",
+        "y = (x * 20).exp()",
+        hidden_by="div",
+    ),
+    Fault(
+        "division beside a hidden log",
+        lambda: Net(division_beside_hidden_log),
+        "div",
+        "forward",
+        "ratio = logged / (x[:, :1] - 5)",
+    ),
+    Fault(
+        "overflow beside a hidden log",
+        lambda: Net(overflow_beside_hidden_log),
+        "exp",
+        "forward",
+        "grown = torch.exp(logged * 50)",
+    ),
+    Fault(
+        "gradient penalty",
+        lambda: Net(gradient_penalty),
+        "sqrt",
+        "backward",
+        "return squares.sqrt() + y",
+    ),
+    Fault(
+        "checkpointed",
+        lambda: Checkpointed(reentrant=False),
+        "sqrt",
+        "backward",
+        "return y.sqrt()",
+    ),
+    Fault(
+        "checkpointed, reentrant",
+        lambda: Checkpointed(reentrant=True),
+        "sqrt",
+        "backward",
+        "return y.sqrt()",
+    ),
     Fault("deep inside", Deep, "log", "forward", "return y.log()", path="layers.2.0"),
-    Fault("in the root", InRoot, "log", "forward", 'return torch.log(predicted - batch["y"][0]).mean()', path="", batches={0: {"x": ROWS, "y": [ROWS]}}),
-    Fault("padding masks a row whole", Masked, "softmax", "forward", "out, _ = self.attention(x, x, x, key_padding_mask=mask)", path="attention", batches={0: (ROWS.reshape(1, 3, 4), torch.ones(1, 3, dtype=torch.bool))}),
-    Fault("embedding row", Embedded, "words.weight", None, "vectors = self.words(batch)", path="words", batches={0: torch.tensor([1, 3, 5])}, kind="weight", rows=(3,)),
-    Fault("Inf in a weight", BrokenWeight, "layers.2.weight", None, "return self.layers(batch).mean()", path="layers.2", kind="weight", rows=(0,)),
-    Fault("NaN in a buffer", BrokenBuffer, "norm.running_var", None, "return self.norm(batch).mean()", path="norm", kind="buffer", rows=(2,)),
-    Fault("NaN in an attribute", BrokenConstant, "classes", None, "return (self.input(batch) * self.classes).mean()", path="", kind="constant", rows=(1,)),
-    Fault("NaN in the batch", Nested, "batch['views'][0]['x']", None, "return functional.mse_loss(self.input(x), target)", path="", batches={0: batch_of(x=NAN)}, kind="batch", rows=(2,)),
-    Fault("Inf in the targets", Nested, "batch['target']", None, "return functional.mse_loss(self.input(x), target)", path="", batches={0: batch_of(target=INF)}, kind="batch", rows=(1,)),
-    Fault("second micro-batch", lambda: Net(root_at_zero), "sqrt", "backward", "return y.sqrt()", batches={0: ROWS + 1, 1: ROWS, 2: ROWS + 2}, micro_batch=1),
-    Fault("broken second micro-batch", Nested, "batch['target']", None, "return functional.mse_loss(self.input(x), target)", path="", batches={0: batch_of(), 1: batch_of(target=NAN)}, kind="batch", rows=(1,), micro_batch=1),
-    Fault("recurrent weights grew", Recurrent, "rnn_relu", "forward", "outputs, _ = self.rnn(batch)", path="rnn", batches={0: sequences()}),
-    Fault("float16 linear", Wide, "linear", "forward", "return self.layers(batch).float().mean()", path="layers.1", autocast=torch.float16),
-    Fault("float16 matmul", Multiplied, "matmul", "forward", "scores = q @ q.T", path="", autocast=torch.float16),
-    Fault("loss scale", Scaled, "float", "backward", "return x.float().square().sum()", path="", kind="scale", autocast=torch.float16, loss_scale=65536.0),
+    Fault(
+        "in the root",
+        InRoot,
+        "log",
+        "forward",
+        'return torch.log(predicted - batch["y"][0]).mean()',
+        path="",
+        batches={0: {"x": ROWS, "y": [ROWS]}},
+    ),
+    Fault(
+        "padding masks a row whole",
+        Masked,
+        "softmax",
+        "forward",
+        "out, _ = self.attention(x, x, x, key_padding_mask=mask)",
+        path="attention",
+        batches={0: (ROWS.reshape(1, 3, 4), torch.ones(1, 3, dtype=torch.bool))},
+    ),
+    Fault(
+        "embedding row",
+        Embedded,
+        "words.weight",
+        None,
+        "vectors = self.words(batch)",
+        path="words",
+        batches={0: torch.tensor([1, 3, 5])},
+        kind="weight",
+        rows=(3,),
+    ),
+    Fault(
+        "Inf in a weight",
+        BrokenWeight,
+        "layers.2.weight",
+        None,
+        "return self.layers(batch).mean()",
+        path="layers.2",
+        kind="weight",
+        rows=(0,),
+    ),
+    Fault(
+        "NaN in a buffer",
+        BrokenBuffer,
+        "norm.running_var",
+        None,
+        "return self.norm(batch).mean()",
+        path="norm",
+        kind="buffer",
+        rows=(2,),
+    ),
+    Fault(
+        "NaN in an attribute",
+        BrokenConstant,
+        "classes",
+        None,
+        "return (self.input(batch) * self.classes).mean()",
+        path="",
+        kind="constant",
+        rows=(1,),
+    ),
+    Fault(
+        "NaN in the batch",
+        Nested,
+        "batch['views'][0]['x']",
+        None,
+        "return functional.mse_loss(self.input(x), target)",
+        path="",
+        batches={0: batch_of(x=NAN)},
+        kind="batch",
+        rows=(2,),
+    ),
+    Fault(
+        "Inf in the targets",
+        Nested,
+        "batch['target']",
+        None,
+        "return functional.mse_loss(self.input(x), target)",
+        path="",
+        batches={0: batch_of(target=INF)},
+        kind="batch",
+        rows=(1,),
+    ),
+    Fault(
+        "second micro-batch",
+        lambda: Net(root_at_zero),
+        "sqrt",
+        "backward",
+        "return y.sqrt()",
+        batches={0: ROWS + 1, 1: ROWS, 2: ROWS + 2},
+        micro_batch=1,
+    ),
+    Fault(
+        "broken second micro-batch",
+        Nested,
+        "batch['target']",
+        None,
+        "return functional.mse_loss(self.input(x), target)",
+        path="",
+        batches={0: batch_of(), 1: batch_of(target=NAN)},
+        kind="batch",
+        rows=(1,),
+        micro_batch=1,
+    ),
+    Fault(
+        "recurrent weights grew",
+        Recurrent,
+        "rnn_relu",
+        "forward",
+        "outputs, _ = self.rnn(batch)",
+        path="rnn",
+        batches={0: sequences()},
+    ),
+    Fault(
+        "float16 linear",
+        Wide,
+        "linear",
+        "forward",
+        "return self.layers(batch).float().mean()",
+        path="layers.1",
+        autocast=torch.float16,
+    ),
+    Fault(
+        "float16 matmul",
+        Multiplied,
+        "matmul",
+        "forward",
+        "scores = q @ q.T",
+        path="",
+        autocast=torch.float16,
+    ),
+    Fault(
+        "loss scale",
+        Scaled,
+        "float",
+        "backward",
+        "return x.float().square().sum()",
+        path="",
+        kind="scale",
+        autocast=torch.float16,
+        loss_scale=65536.0,
+    ),
 ]
 
 HEALTHY = [
@@ -761,9 +1181,23 @@ HEALTHY = [
     Healthy("filled before use", lambda: Net(uninitialised_then_filled)),
     Healthy("broken but unused", lambda: Net(broken_but_unused)),
     Healthy("minimum that starts at Inf", lambda: Net(minimum_starts_at_inf)),
-    Healthy("a mask in the batch", Attention, batches={0: (ROWS.reshape(1, 1, 3, 4), torch.full((3, 3), -INF).triu(1))}),
-    Healthy("padding that leaves some", Masked, batches={0: (ROWS.reshape(1, 3, 4), torch.tensor([[False, False, True]]))}),
-    Healthy("embedding row that is not read", Embedded, batches={0: torch.tensor([1, 2, 5])}),
-    Healthy("float16 with a scale that fits", Scaled, autocast=torch.float16, loss_scale=8.0),
-    Healthy("checkpointed", lambda: Checkpointed(reentrant=False), batches={0: ROWS + 1}),
+    Healthy(
+        "a mask in the batch",
+        Attention,
+        batches={0: (ROWS.reshape(1, 1, 3, 4), torch.full((3, 3), -INF).triu(1))},
+    ),
+    Healthy(
+        "padding that leaves some",
+        Masked,
+        batches={0: (ROWS.reshape(1, 3, 4), torch.tensor([[False, False, True]]))},
+    ),
+    Healthy(
+        "embedding row that is not read", Embedded, batches={0: torch.tensor([1, 2, 5])}
+    ),
+    Healthy(
+        "float16 with a scale that fits", Scaled, autocast=torch.float16, loss_scale=8.0
+    ),
+    Healthy(
+        "checkpointed", lambda: Checkpointed(reentrant=False), batches={0: ROWS + 1}
+    ),
 ]
