@@ -21,7 +21,7 @@ def replay(
     *,
     arguments: Iterable[str] = (),
     trust: bool = False,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], None] | None = None,
 ) -> Replayed:
     """Run a bad step again: was it reproduced, and what broke it.
 
@@ -57,11 +57,16 @@ def replay(
     )
 
     def act(stage: Stage) -> Replayed:
-        rerun = Rerun(live, stage.run, stage.batches, progress=progress)
+        rerun = Rerun(live, stage.run, stage.batches, wide=stage.wide)
         stage.run(stage.batches)
         stage.finish()
         changed = differences(bad, live)
-        found = investigate(rerun, loss_scale=stage.loss_scale, spike=bad.is_finite)
+        found = investigate(
+            rerun,
+            loss_scale=stage.loss_scale,
+            spike=bad.is_finite,
+            progress=progress,
+        )
         return Replayed(
             **facts(bad, file),
             module=type(live).__qualname__,

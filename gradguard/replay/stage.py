@@ -4,8 +4,8 @@ Everything that a training step may touch is real: Trainer, loops, precision plu
 optimizers, `self.log`. What there is not: the run's data, callbacks and loggers.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from importlib import import_module
 from itertools import repeat
@@ -116,8 +116,7 @@ class Stage:
     @property
     def loss_scale(self) -> float:
         """What the loss is multiplied by, 1 without a gradient scaler."""
-        scaler = getattr(self._trainer.precision_plugin, "scaler", None)
-        return 1.0 if scaler is None else float(scaler.get_scale())
+        return float(self._bad.scaler.get("scale", 1.0))
 
     def run(self, batches: Mapping[int, Any]) -> list[Tensor]:
         """Run forward and backward of batches; return their losses.
@@ -147,6 +146,20 @@ class Stage:
             self._loop.automatic_optimization._optimizer_step(
                 batch_idx, lambda: torch.zeros(())
             )
+
+    @contextmanager
+    def wide(self, dtype: torch.dtype) -> Iterator[None]:
+        """Run in plain float32 or float64 until the context ends; the module is not cast."""
+        strategy, usual = self._trainer.strategy, torch.get_default_dtype()
+        plugin = strategy.precision_plugin
+        plugins = import_module(f"{lightning_of(self.module)}.plugins")
+        strategy.precision_plugin = plugins.Precision()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(usual)
+            strategy.precision_plugin = plugin
 
     def _set_up(self) -> None:
         bad, module = self._bad, self.module
@@ -178,7 +191,7 @@ class Stage:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(bad.requires_grad[name])
         plugin = self._trainer.precision_plugin
-        if bad.scaler:  # as a step that ends before its update leaves it in between
+        if bad.scaler and hasattr(plugin, "scaler"):  # as a step that ends before its update leaves it in between
             plugin.scaler = GradScaler(self.device.type)
             plugin.load_state_dict(bad.scaler)
         self._updates = 0
@@ -230,6 +243,7 @@ def _trainer(bad: BadStep, module: Any) -> Any:
             gradient_clip_val=saved["gradient_clip_val"],
             gradient_clip_algorithm=saved["gradient_clip_algorithm"],
             limit_val_batches=0,
+            log_every_n_steps=1,
             logger=lightning.loggers.logger.DummyLogger(),  # which takes anything
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from gradguard import GradGuard
@@ -29,7 +30,7 @@ from tests.support.modules import (
     RawGan,
     no_clip,
 )
-from tests.support.trainers import fit
+from tests.support.trainers import QUIET, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
 
@@ -219,6 +220,59 @@ def test_step_is_reproduced_to_the_bit_as_often_as_it_is_run(
     seen = [step for step in trained.gradients if any_bad(step)]
     if seen and not options.get("gradient_clip_val"):
         assert same(runs[0], seen[0])
+
+
+def test_loss_is_scaled_as_in_the_run(tmp_path: Path) -> None:
+    bad = load(dumped(tmp_path, BehindTheScaler(), **half()))
+
+    assert on_stage(bad, BehindTheScaler(), lambda stage: stage.loss_scale) == 64.0
+
+
+def test_environment_cannot_put_a_guard_into_the_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = load(dumped(tmp_path, Automatic()))
+    monkeypatch.setenv("GRADGUARD", "clip_norm=0.001,on_nonfinite=raise")
+    again = Automatic()
+
+    def act(stage: Stage) -> None:
+        stage.run(stage.batches)
+        stage.finish()
+
+    on_stage(bad, again, act)
+
+    assert differences(bad, again) == []
+
+
+def test_module_of_the_other_namespace_meets_its_own_trainer(tmp_path: Path) -> None:
+    other = pytest.importorskip("pytorch_lightning")
+
+    base: Any = other.LightningModule
+
+    class Other(base):  # type: ignore[misc] # Any
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(4, 1)
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            assert isinstance(self.trainer, other.Trainer)
+            return self.line(batch).mean() * (math.inf if batch_idx == 2 else 1)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    guard = GradGuard(on_nonfinite="skip", dump_dir=tmp_path / "dump")
+    options: dict[str, Any] = {**QUIET, "logger": other.loggers.CSVLogger(tmp_path)}
+    batches: Any = list(torch.randn(4, 2, 4))
+    other.Trainer(max_epochs=1, log_every_n_steps=1, callbacks=[guard], **options).fit(
+        Other(), DataLoader(batches, batch_size=None)
+    )
+    (file,) = (tmp_path / "dump").iterdir()
+    bad, again = load(file), Other()
+
+    on_stage(bad, again, lambda stage: stage.run(stage.batches))
+
+    assert differences(bad, again) == []
 
 
 def any_bad(gradients: dict[str, Tensor]) -> bool:
