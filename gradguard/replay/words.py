@@ -118,7 +118,8 @@ def samples(replayed: Replayed, found: Samples) -> Iterator[tuple[str, str]]:
             f"{each.index}{_batch(replayed, each.micro_batch)}"
             for each in found.culprits
         ]
-        yield "samples", f"{named(places)} of {found.count}"
+        without = ", compared without dropout" * found.dropout_off
+        yield "samples", f"{named(places)} of {found.count}{without}"
         if replayed.was_finite:
             yield from (("", carries(each)) for each in found.culprits[:_MOST_SAMPLES])
     if found.caveat:
