@@ -171,7 +171,9 @@ def test_probe_sees_what_is_loaded() -> None:
     assert "torch" in loaded_by("from gradguard import ClipNorm")
 
 
-@pytest.mark.parametrize("name", sorted({*gradguard.__all__} - {"__version__", "replay"}))
+@pytest.mark.parametrize(
+    "name", sorted({*gradguard.__all__} - {"__version__", "replay"})
+)
 def test_public_name_is_the_object_of_its_home(name: str) -> None:
     public = getattr(gradguard, name)
 

@@ -12,7 +12,7 @@ def random_state() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the generator users seed)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         # Of 32 bits without a sign, which older releases of torch do not have.
         "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "python": random.getstate(),
@@ -25,7 +25,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     Those of accelerators only where there are as many as there were.
     """
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002 (the generator users seed)

@@ -4,7 +4,8 @@ Everything that a training step may touch is real: Trainer, loops, precision plu
 optimizers, `self.log`. What there is not: the run's data, callbacks and loggers.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from importlib import import_module
@@ -58,16 +59,9 @@ def on_stage(bad: BadStep, module: Any, act: Callable[["Stage"], _T]) -> _T:
     module.prepare_data = lambda: None  # there are batches
     with quiet():
         trainer = _trainer(bad, module)
-        trainer.callbacks.clear()  # the environment may add a GradGuard, which would skip
         trainer.fit_loop.epoch_loop.run = act_in_place_of_the_epoch
-        epochs = trainer.fit_loop.epoch_progress.current
-        epochs.completed = epochs.processed = epochs.ready = bad.trainer[
-            "current_epoch"
-        ]
-        number = bad.trainer["num_training_batches"]
-        loader = repeat(None) if number == float("inf") else range(number)
         try:
-            trainer.fit(module, loader)
+            trainer.fit(module, _nothing(bad.trainer["num_training_batches"]))
         except _Done:
             return results[0]
         except SystemExit:  # what Lightning makes of Ctrl-C
@@ -191,7 +185,9 @@ class Stage:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(bad.requires_grad[name])
         plugin = self._trainer.precision_plugin
-        if bad.scaler and hasattr(plugin, "scaler"):  # as a step that ends before its update leaves it in between
+        if bad.scaler and hasattr(
+            plugin, "scaler"
+        ):  # as a step that ends before its update leaves it in between
             plugin.scaler = GradScaler(self.device.type)
             plugin.load_state_dict(bad.scaler)
         self._updates = 0
@@ -232,10 +228,11 @@ def _trainer(bad: BadStep, module: Any) -> Any:
     """Return a Trainer set as the run's was, on one device of its kind if there is one."""
     saved, lightning = bad.trainer, import_module(lightning_of(module))
     device = torch.device(saved["device"]).type
-    there = device == "cpu" or getattr(torch, device).is_available()
+    if device != "cpu" and not getattr(torch, device).is_available():
+        device = "cpu"
     try:
-        return lightning.Trainer(
-            accelerator=device if there else "cpu",
+        trainer = lightning.Trainer(
+            accelerator=device,
             devices=1,
             max_epochs=saved["max_epochs"],
             max_steps=saved["max_steps"],
@@ -248,13 +245,22 @@ def _trainer(bad: BadStep, module: Any) -> Any:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            **_precision(saved["precision"], lightning, device if there else "cpu"),
+            **_precision(saved["precision"], lightning, device),
         )
     except Exception as error:  # whatever Lightning raises for what is not there
         raise ConfigError(
             f"the Trainer of the dump (precision {saved['precision']}) cannot be had: "
             f"{told(error)}"
         ) from None
+    trainer.callbacks.clear()  # the environment may add a GradGuard, which would skip
+    epochs = trainer.fit_loop.epoch_progress.current
+    epochs.ready = epochs.processed = epochs.completed = saved["current_epoch"]
+    return trainer
+
+
+def _nothing(batches: float) -> Iterable[Any]:
+    """Return as many batches as an epoch of the run had, of which none is looked at."""
+    return repeat(None) if batches == math.inf else range(int(batches))
 
 
 def _precision(precision: str, lightning: Any, device: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def broke(replayed: Replayed, cause: Cause) -> Iterator[tuple[str, str]]:
         place = f"{_short(cause.line.file)}:{cause.line.number}"
         yield "line", f"{place}: {cause.line.text}"
     for value in cause.inputs:
-        yield "input", holds(value)
+        yield "input", f"{value.role}: {holds(value)}"
     yield ("output" if cause.direction else "holds"), holds(cause.output)
     if cause.peak is not None:
         dtype = cause.output.dtype
@@ -98,9 +98,7 @@ def holds(values: Values) -> str:
     kinds = {"zero" if values.zeros == 1 else "zeros": values.zeros, **kinds}
     counted = [f"{number:,} {kind}" for kind, number in kinds.items() if number]
     shape = list(values.shape) or "one number"
-    return f"{values.role}: {values.dtype} {shape}" + ", ".join(
-        ["", *_span(values), *counted]
-    )
+    return ", ".join([f"{values.dtype} {shape}", *_span(values), *counted])
 
 
 def _span(values: Values) -> list[str]:

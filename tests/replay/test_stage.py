@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
 from gradguard import GradGuard
@@ -96,6 +97,20 @@ class ReturnsDict(Automatic):
         return {"loss": self.loss(batch), "more": batch.sum()}
 
 
+class Unsized(Automatic):
+    """Its loader does not say how many batches there are."""
+
+    @override
+    def train_dataloader(self) -> Any:
+        class Stream(IterableDataset[Tensor]):
+            @override
+            def __iter__(self) -> Iterator[Tensor]:
+                return iter(batches)
+
+        batches = self.batches()
+        return DataLoader(Stream(), batch_size=None)
+
+
 class Stateful(Automatic):
     """Goes on from what its last batch has left in an attribute."""
 
@@ -155,6 +170,7 @@ def half() -> dict[str, Any]:
 MODES: dict[str, tuple[type, dict[str, Any]]] = {
     "automatic": (Automatic, {}),
     "a dict, and no batch_idx": (ReturnsDict, {}),
+    "a stream of batches": (Unsized, {}),
     "a state in an attribute": (Stateful, {}),
     "accumulated": (Automatic, {"accumulate_grad_batches": 3}),
     "accumulated, cut short": (
