@@ -71,6 +71,10 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
                 args, kwargs = tree_map_only(Tensor, self._cured.read, (args, kwargs))
             return self._run(Running(func, args, kwargs))
 
+    def stop(self) -> None:
+        """Record nothing from now on."""
+        self._resting = True
+
     @contextmanager
     def resting(self) -> Iterator[None]:
         """Record nothing until the context ends."""

@@ -2,6 +2,7 @@
 
 import inspect
 import linecache
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,8 @@ from torch.utils import _python_dispatch, checkpoint
 
 from gradguard.replay.cause import Line
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_HERE = f"{Path(__file__).parent}{os.sep}"
 _CHECKPOINT = checkpoint.__file__
 _PLUMBING = {_python_dispatch.__file__, _compile.__file__, eval_frame.__file__}
 _ENGINE = graph._engine_run_backward.__code__
@@ -65,7 +66,7 @@ _SPOKEN = {
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One call: of what operation, by which module, and the frames it came from."""
+    """One call: of what operation, by which module, and on which line."""
 
     operation: str
     module: str
@@ -117,10 +118,12 @@ def call_site(operation: str, paths: Mapping[int, str]) -> tuple[Site, bool]:
             # From here on outwards: the line that applies it, not one inside of it.
             name, applied = frame.f_locals["cls"].__name__, True
             module = line = fallback = None
-        module = module or _module_of(frame, paths)
+        module = _module_of(frame, paths) if module is None else module
         if not code.co_filename.startswith((_TORCH, _HERE, "<frozen")):
             fallback = fallback or frame
             line = line or (None if _is_lightnings(code.co_filename) else frame)
+        if line and module is not None:
+            break
     shown = line or fallback
     site = Site(
         operation=name,
@@ -137,8 +140,12 @@ def inside_backward() -> Literal["engine", "checkpoint", "python"]:
     It is autograd's engine; or a checkpoint, which runs a piece of the forward pass again;
     or code in Python, such as a hook.
     """
-    code = [frame.f_code for frame in _frames() if not _is_ours(frame.f_code)]
-    inside = [*takewhile(lambda code: code is not _ENGINE, code)]
+    codes = (frame.f_code for frame in _frames())
+    inside = [
+        code
+        for code in takewhile(lambda code: code is not _ENGINE, codes)
+        if not _is_ours(code)
+    ]
     if any(code.co_filename == _CHECKPOINT for code in inside):
         return "checkpoint"
     return "python" if inside else "engine"
@@ -157,7 +164,11 @@ def is_users(function: type) -> bool:
 def _is_lightnings(file: str) -> bool:
     """Whether a file is of Lightning, whose demonstrations count as a user's."""
     found = map(sys.modules.get, ("lightning", "pytorch_lightning", "lightning_fabric"))
-    homes = (str(Path(package.__file__ or "").parent) for package in found if package)
+    homes = {
+        f"{Path(package.__file__).parent}{os.sep}"
+        for package in found
+        if package and package.__file__
+    }
     return file.startswith(tuple(homes)) and "demos" not in Path(file).parts
 
 

@@ -109,6 +109,8 @@ class _Watch:
             for tensor in filter(broken, tensors):
                 self.ends += self._operations.origins(tensor)
                 self.at_loss = at_loss
+        if self.at_loss:
+            self._operations.stop()  # what gradients are made of a broken loss is no news
 
 
 def _of_tensor(leaf: Leaf) -> Cause:

@@ -9,7 +9,8 @@ from torch import Tensor
 from gradguard.replay.cause import Cause
 from gradguard.replay.rerun import Batches, Rerun
 from gradguard.replay.trace import trace
-from tests.support.planted import FAULTS, HEALTHY, Fault, Healthy
+from tests.support.legal import HEALTHY, Healthy
+from tests.support.planted import FAULTS, Fault
 
 
 def cause_of(case: Fault | Healthy) -> Cause | None:
