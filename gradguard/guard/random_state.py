@@ -12,7 +12,7 @@ def random_state() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the generator users seed)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": _of_cuda(),
         # Of 32 bits without a sign, which older releases of torch do not have.
         "numpy": (kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "python": random.getstate(),
@@ -30,3 +30,10 @@ def set_random_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002 (the generator users seed)
     random.setstate(state["python"])
+
+
+def _of_cuda() -> list[torch.Tensor]:
+    """Return the states of all devices, none where CUDA is not in use: asking would start it."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch's
+        return []
+    return torch.cuda.get_rng_state_all()

@@ -16,7 +16,9 @@ from lightning.pytorch.demos.boring_classes import (
     RandomDataset,
 )
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -212,6 +214,40 @@ def test_finite_spike_is_blamed_on_the_sample_that_carries_it(
         pytest.approx(expected, rel=1e-4),
         pytest.approx(8 * expected, rel=1e-4),  # of the sample's own mean
     )
+
+
+class Half(Logarithm):
+    """Healthy batches, and a NaN that the gradient scaler does not see."""
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.line(batch).square().mean()
+
+    @override
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.trainer.fit_loop.epoch_loop.batch_idx == BAD_BATCH:
+            assert self.line.bias.grad is not None
+            self.line.bias.grad.fill_(math.nan)
+
+
+def test_overflow_of_float16_is_told_from_values_at_fault(tmp_path: Path) -> None:
+    scaler = GradScaler("cpu", init_scale=64.0)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    content = torch.load(dumped(tmp_path, Half(), plugins=[plugin]), weights_only=True)
+    content["batches"][0]["batch"][BAD_SAMPLE] = 60_000.0  # a float16, its sums are not
+    content["weights"]["line.weight"].fill_(1.0)
+    torch.save(content, tmp_path / "half.pt")
+
+    found = gradguard.replay(tmp_path / "half.pt", Half())
+
+    assert found.cause
+    assert (found.cause.name, found.cause.direction) == ("linear", "forward")
+    assert found.cause.output.dtype == "float16"
+    assert found.cause.peak == pytest.approx(4 * 60_000.0, rel=1e-3)
+    assert found.precision
+    assert (found.precision.verdict, found.precision.float32) == ("rounding", True)
+    assert found.samples
+    assert [each.index for each in found.samples.culprits] == [BAD_SAMPLE]
 
 
 @pytest.mark.slow
