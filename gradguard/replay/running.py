@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradguard.replay.cause import Values
-from gradguard.replay.values import broken, repaired, values
+from gradguard.replay.values import broken, has_memory, repaired, values
 
 # In-place operations that do not look at what they overwrite.
 _OVERWRITE = {
@@ -155,4 +155,8 @@ class Running:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [
+        leaf
+        for leaf in tree_leaves(value)
+        if isinstance(leaf, Tensor) and has_memory(leaf)
+    ]

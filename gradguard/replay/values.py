@@ -69,6 +69,13 @@ def broken_rows(tensor: Tensor) -> tuple[int, ...]:
     return tuple(rows[:_MOST_ROWS].tolist())
 
 
+def has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor's numbers are in memory that torch lets us look at."""
+    if tensor.layout is torch.strided:
+        return not tensor.is_nested
+    return not tensor.is_mkldnn
+
+
 def memory(tensor: Tensor) -> torch.UntypedStorage:
     """Return the memory that holds the numbers of a tensor."""
     return _dense(local(tensor)).untyped_storage()

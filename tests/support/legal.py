@@ -94,7 +94,8 @@ def cross_entropy_with_mask(x: Tensor) -> Tensor:
 
 def norms_at_zero(x: Tensor) -> Tensor:
     y = x * 0
-    return y.norm(dim=-1) + y.std(dim=-1) + torch.atan2(y, y).sum(dim=-1)
+    length: Tensor = y.norm(dim=-1)
+    return length + y.std(dim=-1) + torch.atan2(y, y).sum(dim=-1)
 
 
 def uninitialised_then_filled(x: Tensor) -> Tensor:
