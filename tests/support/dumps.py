@@ -22,6 +22,8 @@ class Logarithm(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.line = nn.Linear(width, 1)
+        nn.init.constant_(self.line.weight, 0.1)
+        nn.init.zeros_(self.line.bias)
 
     def batches(self) -> Any:
         width = self.line.in_features
