@@ -21,6 +21,7 @@ SETTINGS = {
     "seed": "seed",
     "on_nonfinite": "on_nonfinite",
     "max_consecutive_skips": "max_consecutive_skips",
+    "dump_dir": "dump_dir",
 }
 
 

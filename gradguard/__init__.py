@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gradguard.clipping.learned import ZClip as ZClip
     from gradguard.clipping.warm_up import ClipNormWarmUp as ClipNormWarmUp
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
+    from gradguard.replay.again import replay as replay
 
 __version__ = "0.1.0"
 
@@ -31,10 +32,15 @@ _HOMES = {
     "NonFiniteGradientError": "gradguard.errors",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names, all of them)
+# Packages that are called as functions.
+_VERBS = ("replay",)
+
+__all__ = [*_HOMES, *_VERBS, "__version__"]  # noqa: PLE0604 (names, all of them)
 
 
 def __getattr__(name: str) -> object:
+    if name in _VERBS:
+        return import_module(f"gradguard.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'gradguard' has no attribute {name!r}")

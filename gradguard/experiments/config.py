@@ -225,6 +225,9 @@ class TrainerOptions(Section):
     log_every_n_steps: PositiveInt = 1
 
 
+_Directory = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+
+
 class Experiment(Section):
     """Everything that decides a run, and nothing else.
 
@@ -235,6 +238,7 @@ class Experiment(Section):
         clip: Policies in the order they are applied.
         on_nonfinite: What to do with a step whose gradients hold a NaN or an Inf.
         max_consecutive_skips: Skips in a row after which the next one raises.
+        dump_dir: Where to save what replays the first such step; None saves nothing.
         layer_statistics: Whether to record weights and gradients by epoch.
         trainer: Options of the Trainer.
         seed: Seeds weights and shuffling.
@@ -247,12 +251,11 @@ class Experiment(Section):
     clip: list[PolicySettings] = []
     on_nonfinite: Literal["record", "skip", "raise"] = "record"
     max_consecutive_skips: PositiveInt = 10
+    dump_dir: _Directory | None = None
     layer_statistics: bool = False
     trainer: TrainerOptions = TrainerOptions()
     seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
-    log_dir: Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)] = (
-        "runs"
-    )
+    log_dir: _Directory = "runs"
 
     @model_validator(mode="after")
     def _clips_once(self) -> Self:
@@ -260,6 +263,14 @@ class Experiment(Section):
             raise ValueError(
                 f"clip ({_in_words(self.clip)}) and trainer.gradient_clip_val "
                 f"({self.trainer.gradient_clip_val:g}) would clip twice, keep one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dumps_what_it_stops(self) -> Self:
+        if self.dump_dir is not None and self.on_nonfinite == "record":
+            raise ValueError(
+                f"dump_dir ({self.dump_dir}) needs on_nonfinite skip or raise, got record"
             )
         return self
 

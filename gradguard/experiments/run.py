@@ -111,6 +111,7 @@ def _trainer(
                     clip=policies,
                     on_nonfinite=experiment.on_nonfinite,
                     max_consecutive_skips=experiment.max_consecutive_skips,
+                    dump_dir=experiment.dump_dir,
                     layer_statistics=experiment.layer_statistics,
                 ),
                 # The newest epoch under a name that a shell history can repeat.

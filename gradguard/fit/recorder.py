@@ -44,6 +44,7 @@ class StepRecorder:
     Attributes:
         optimizer: Whose steps; another one after `hand_over`.
         last_step: The step recorded last, -1 before the first.
+        updates: How many were recorded since the start of the fit, and those skipped.
         missed_before: Whether the last update came with no norms before it taken.
     """
 
@@ -64,7 +65,7 @@ class StepRecorder:
         self._due = False
         self._set_aside: State | None = None
         self._hooked: BeforeTensorHooks | None = None
-        self._recorded = False
+        self.updates = 0
         self.last_step = -1
         self.missed_before = False
         self._open()
@@ -77,7 +78,7 @@ class StepRecorder:
     @property
     def is_new(self) -> bool:
         """Whether nothing was recorded since the start of the fit."""
-        return not self._recorded
+        return not self.updates
 
     @property
     def is_updating(self) -> bool:
@@ -335,7 +336,7 @@ class StepRecorder:
         self._before = None
         if self._set_aside is not None:
             return  # of a trial
-        self._recorded = True
+        self.updates += 1
         self.last_step = max(step, self.last_step + 1)
         self._buffer.put(self.last_step, before, after)
         self._lacks_loss = True

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradguard.gradients.norms import plain
 from gradguard.gradients.sharding import local
-from gradguard.guard.dump import rng_state, set_rng_state
+from gradguard.guard.random_state import random_state, set_random_state
 from gradguard.replay.batch import tensors
 from gradguard.replay.cause import Outcome
 
@@ -59,7 +59,7 @@ class Rerun:
         self._inputs = [
             _Input(tensor) for batch in batches.values() for _, tensor in tensors(batch)
         ]
-        self._rng = rng_state()
+        self._random_state = random_state()
 
     def __call__(
         self,
@@ -100,7 +100,7 @@ class Rerun:
                 else:
                     tensor.data = saved.to(wanted, copy=True)
                 tensor.grad = None
-        set_rng_state(self._rng)
+        set_random_state(self._random_state)
 
     def _outcome(self) -> Outcome:
         norms = {

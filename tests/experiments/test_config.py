@@ -346,6 +346,7 @@ def test_unknown_setting_is_answered_with_the_nearest(
             "clip[0].by_name.rnn[0].nrm is not a setting, did you mean clip[0].by_name?",
         ),
         ("max_consecutive_skips=0", "max_consecutive_skips should be greater than 0"),
+        ("dump_dir=bad", "dump_dir (bad) needs on_nonfinite skip or raise, got record"),
         ("clip=5", "clip should be a valid list, got 5"),
         (
             "clip=[{value: 1, per_parameter: true}]",
