@@ -101,6 +101,10 @@ class Books:
         waiting = [step for _, step in self._waiting]
         return [recorder.last_step for recorder in self] + waiting
 
+    def updates(self) -> int:
+        """Return how many updates were seen, by all optimizers together."""
+        return sum(recorder.updates for recorder in self)
+
     def load_state_dict(
         self, learned: Sequence[State], last_steps: Sequence[int]
     ) -> None:
