@@ -109,6 +109,20 @@ class Page:
         self._at(*stop).release().perform()
         self.wait_until_drawn()
 
+    def double_click(self, *, row: int, step: int) -> None:
+        """Click a cell of the heatmap twice."""
+        self.run("document.body.dataset.state = 'clicked'")
+        self._at(row, step).double_click().perform()
+        self.wait_until_drawn()
+
+    def type_step(self, step: int) -> None:
+        """Type a step into its field."""
+        box = self.browser.find_element(By.ID, "step")
+        box.send_keys(Keys.CONTROL, "a")
+        self.run("document.body.dataset.state = 'typed'")
+        box.send_keys(str(step), Keys.ENTER)
+        self.wait_until_drawn()
+
     def _at(self, row: int, step: int) -> ActionChains:
         x, y = self.run(
             """
@@ -178,7 +192,7 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs: one explodes at step 30 and is NaN from step 35 on, one is clipped."""
+    """Runs: one explodes at step 30 and is NaN from step 35 on, one is clipped."""
     logdir = tmp_path_factory.mktemp("page") / "runs"
     rng = np.random.default_rng(0)
     steps, depth = np.arange(40)[:, None], np.arange(12)
@@ -192,6 +206,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(logdir / "clipped", records(calm, coefficient=0.5 / total), clip=clip)
     names = ("<img src=x onerror=alert(1)>", "<b>bold</b>")
     write(logdir / "hostile", records(calm[:, :2], names=names))
+    write(logdir / "short", records(calm[:7, :4]))
     return logdir
 
 
@@ -203,7 +218,7 @@ def page(
     shots: Path,
 ) -> Iterator[Page]:
     with board(logdir, load_fast=request.param) as tensorboard:
-        tensorboard.wait(lambda: len(tensorboard.runs()) == 3)
+        tensorboard.wait(lambda: len(tensorboard.runs()) == 4)
         yield Page(browser, tensorboard, shots)
         browser.get("about:blank")  # an open page would ask on
 
@@ -319,6 +334,99 @@ def test_compared_runs_share_the_axes(page: Page) -> None:
     assert set(page.traces("profile")) >= {"clipped", "exploding"}
 
 
+def rows_drawn(page: Page) -> tuple[int, list[float], list[str]]:
+    """Return how many rows of cells there are, the axis they lie on, and their labels."""
+    script = """
+        const {data, _fullLayout} = document.getElementById("heatmap");
+        return [data[0].z.length, _fullLayout.yaxis.range, _fullLayout.yaxis.ticktext]"""
+    count, axis, labels = page.run(script)
+    return count, axis, labels
+
+
+def steps_drawn(page: Page) -> list[float]:
+    """Return from where to where the heatmap's step axis goes."""
+    axis = "return document.getElementById('heatmap')._fullLayout.xaxis.range"
+    return list(page.run(axis))
+
+
+def opacity(page: Page, panel: str) -> float:
+    element = page.browser.find_element(By.ID, panel)
+    return float(element.value_of_css_property("opacity"))
+
+
+@pytest.mark.parametrize("rows", [(2, 5), (0, 3), (8, 11)])
+def test_rows_zoomed_to_fill_the_axis(page: Page, rows: tuple[int, int]) -> None:
+    page.open(run="clipped")
+    first, last = rows
+
+    page.drag((first, 10), (last, 20))
+
+    count = last - first + 1
+    names = [f"layer.{row}.weight" for row in range(first, last + 1)]
+    assert rows_drawn(page) == (count, [count - 0.5, -0.5], names)
+    assert steps_drawn(page) == [9.5, 20.5]
+
+
+def test_zoom_of_a_zoom_fills_the_axis(page: Page) -> None:
+    page.open(run="clipped")
+
+    page.drag((2, 10), (8, 30))
+    page.drag((1, 15), (3, 20))
+
+    names = [f"layer.{row}.weight" for row in (3, 4, 5)]
+    assert rows_drawn(page) == (3, [2.5, -0.5], names)
+    assert steps_drawn(page) == [14.5, 20.5]
+
+
+def test_double_click_shows_everything_again(page: Page) -> None:
+    page.open(run="clipped")
+    page.drag((2, 10), (5, 20))
+
+    page.double_click(row=1, step=15)
+
+    names = [f"layer.{row}.weight" for row in range(12)]
+    assert rows_drawn(page) == (12, [11.5, -0.5], names)
+    assert steps_drawn(page) == [-0.5, 39.5]
+    assert page.traces("totals")["before"][0] == list(range(40))
+
+
+def test_double_click_after_a_change_of_run_shows_all_of_the_new_run(
+    page: Page,
+) -> None:
+    page.open(run="hostile")
+    page.drag((0, 30), (1, 39))
+    choose_run(page, "short")
+    page.wait_until_drawn()
+    page.drag((1, 2), (2, 4))
+
+    page.double_click(row=0, step=3)
+
+    names = [f"layer.{row}.weight" for row in range(4)]
+    assert rows_drawn(page) == (4, [3.5, -0.5], names)
+    assert steps_drawn(page) == [-0.5, 6.5]
+
+
+def test_step_is_chosen_anew_for_another_run(page: Page) -> None:
+    page.open(run="clipped")
+    page.click(row=7, step=33)
+
+    choose_run(page, "short")
+    page.wait_until_drawn()
+
+    assert int(page.value("#step")) in range(7)
+    assert page.title("profile").endswith(f"step {page.value('#step')}")
+
+
+def test_step_that_was_typed_is_kept_where_the_other_run_has_it(page: Page) -> None:
+    page.open(run="clipped")
+    page.type_step(3)
+
+    choose_run(page, "short")
+    page.wait_until_drawn()
+
+    assert page.value("#step") == "3"
+
+
 def test_zoom_asks_for_a_finer_window_and_shows_it_everywhere(page: Page) -> None:
     page.open(run="clipped")
 
@@ -330,6 +438,26 @@ def test_zoom_asks_for_a_finer_window_and_shows_it_everywhere(page: Page) -> Non
     page.run("document.getElementById('reset').click()")
     page.wait_until_drawn()
     assert page.traces("totals")["before"][0] == list(range(40))
+
+
+def test_worst_rows_are_the_culprit_and_the_spike_of_a_run_that_ends_in_nan(
+    tmp_path: Path, browser: webdriver.Chrome, shots: Path
+) -> None:
+    norms = np.random.default_rng(1).lognormal(0, 0.1, (60, 149))
+    norms[30, 91] *= 452
+    norms[50, 40] = np.nan
+    norms[51:] = np.nan
+    write(tmp_path / "runs" / "gpt", records(norms))
+    with board(tmp_path / "runs") as tensorboard:
+        tensorboard.wait(lambda: tensorboard.runs() == ["gpt"])
+        page = Page(browser, tensorboard, shots)
+
+        page.open(run="gpt", order="worst", top=10, group="parameter")
+
+        count, _, labels = rows_drawn(page)
+        assert (count, len(labels)) == (10, 10)
+        assert labels[:2] == ["layer.40.weight", "layer.91.weight"]
+        assert page.complaints() == []
 
 
 @pytest.mark.parametrize(
@@ -353,11 +481,31 @@ def test_rows_are_those_asked_for(
     assert page.run(axis) == labels
 
 
-def test_filter_that_is_no_regex_is_said_not_thrown(page: Page) -> None:
-    page.open(run="exploding", filter="(")
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("nowhere", "No parameter has a name that matches."),
+        ("[3", '"[3" is no regular expression: Unterminated character class.'),
+    ],
+)
+def test_filter_that_selects_nothing_says_why_and_dims_the_charts(
+    page: Page, typed: str, sentence: str
+) -> None:
+    page.open(run="exploding")
 
-    status = page.browser.find_element(By.ID, "status")
-    assert status.text == "No parameter has a name that matches."
+    box = page.browser.find_element(By.CSS_SELECTOR, "[data-key=filter]")
+    box.send_keys(typed)  # and no Enter
+
+    status_becomes(page, sentence)
+    assert opacity(page, "heatmap") < 0.5
+    assert opacity(page, "totals") < 0.5
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys(r"\.3")
+    WebDriverWait(page.browser, PATIENCE).until(
+        lambda _: rows_drawn(page)[2] == ["layer.3.weight"]
+    )
+    status_becomes(page, "")
+    assert opacity(page, "heatmap") == 1
 
 
 def test_highlight_takes_you_there(page: Page) -> None:
@@ -501,7 +649,7 @@ def away(
 ) -> Iterator[tuple[Page, Faulty]]:
     """The page behind a server that can fail; no script of the page's ever does."""
     with board(logdir) as tensorboard, faulty(tensorboard.url) as server:
-        tensorboard.wait(lambda: len(tensorboard.runs()) == 3)
+        tensorboard.wait(lambda: len(tensorboard.runs()) == 4)
         page = Page(browser, Board(server.url, tensorboard.process), shots)
         yield page, server
         browser.get("about:blank")

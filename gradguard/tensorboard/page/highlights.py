@@ -8,6 +8,7 @@ from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Severity
 from gradguard.records.records import Records
 from gradguard.tensorboard.page.library import LoadedRun
+from gradguard.tensorboard.page.ranking import rise
 
 # A parameter this many times above its own median is worth a look.
 _SPIKE = 10.0
@@ -43,19 +44,6 @@ def highlights(run: LoadedRun, *, most: int = 3) -> list[Highlight]:
         *_largest_totals(run.records, most),
         *_largest_spikes(run, most),
     ]
-
-
-def worst(run: LoadedRun) -> tuple[list[int], list[float]]:
-    """Return where each parameter peaked and how many times above its median, `[P]`.
-
-    A gradient that was ever NaN or Inf peaks infinitely high, the first time it was.
-    """
-    records = run.records
-    height = np.where(np.isnan(records.before), 0, records.before)
-    height[records.nonfinite_gradients] = np.inf
-    rows = np.argmax(height, axis=0)
-    heights = height[rows, np.arange(len(records.names))].astype(np.float64)
-    return rows.tolist(), (heights / run.median_before).tolist()
 
 
 def _findings(run: LoadedRun) -> list[Highlight]:
@@ -95,15 +83,16 @@ def _largest_totals(records: Records, most: int) -> list[Highlight]:
 
 def _largest_spikes(run: LoadedRun, most: int) -> list[Highlight]:
     """Return the parameters that rose highest above their own median."""
-    rows, times = worst(run)
-    ranked = sorted(range(len(times)), key=lambda column: -times[column])
-    names, steps = run.records.names, run.records.steps
+    times = rise(run)
+    ranked = np.argsort(-times, kind="stable")[:most]
+    records = run.records
+    finite = np.where(np.isfinite(records.before), records.before, 0)
     return [
         Highlight(
-            int(steps[rows[column]]),
-            names[column],
-            f"{names[column]} reaches {times[column]:.3g} x its median.",
+            int(records.steps[np.argmax(finite[:, column])]),
+            records.names[column],
+            f"{records.names[column]} reaches {times[column]:.3g} x its median.",
         )
         for column in ranked
-        if _SPIKE < times[column] < np.inf
-    ][:most]
+        if times[column] > _SPIKE
+    ]

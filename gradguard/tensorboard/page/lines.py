@@ -17,9 +17,10 @@ from gradguard.records.bins import (
 from gradguard.records.recording import STATISTICS, ClipInForce
 from gradguard.records.records import MISSING, Records
 from gradguard.tensorboard.page import query
-from gradguard.tensorboard.page.highlights import highlights, worst
+from gradguard.tensorboard.page.highlights import highlights
 from gradguard.tensorboard.page.library import LoadedRun
 from gradguard.tensorboard.page.query import Arguments
+from gradguard.tensorboard.page.ranking import worst_first
 
 Chart = Callable[[LoadedRun, Arguments], dict[str, Any]]
 """The numbers of a chart, as the arguments of a request ask for them."""
@@ -32,7 +33,6 @@ _FRACTION_BINS = 50
 def summary(run: LoadedRun) -> dict[str, Any]:
     """Return what the page needs to know before it draws anything."""
     records = run.records
-    peaks, times = worst(run)
     return {
         "names": list(records.names),
         "start": int(records.steps[0]),
@@ -44,8 +44,7 @@ def summary(run: LoadedRun) -> dict[str, Any]:
         "clips": [clip(in_force) for in_force in run.recording.clips],
         "clip_fraction": records.clip_fraction,
         "nonfinite_steps": int(records.nonfinite.sum()),
-        "worst": times,
-        "worst_step": records.steps[peaks].tolist(),
+        "worst": worst_first(run),
         "epochs": len(run.epochs.epochs) if run.epochs else 0,
         "highlights": [found._asdict() for found in highlights(run)],
     }

@@ -1,7 +1,7 @@
 // The column on the left: which runs, which parameters, and where to look.
 import { STATISTICS } from "./constants.js";
 import { selected } from "./rows.js";
-import { change, view } from "./view.js";
+import { askForStep, change, changeRun, showAll, view } from "./view.js";
 
 export const SIDEBAR = `
   <fieldset>
@@ -59,17 +59,17 @@ const by = (id) => document.getElementById(id);
 export function listen(redraw) {
   for (const control of document.querySelectorAll("[data-key]")) {
     const { key } = control.dataset;
-    control.addEventListener("change", () => {
+    control.addEventListener(control.type === "search" ? "input" : "change", () => {
       const value = control.type === "number" ? Math.max(0, Math.trunc(control.value)) : control.value;
       change({ [key]: value, first: null, last: null });
       redraw();
     });
   }
   by("run-filter").addEventListener("input", filterRuns);
-  by("reset").addEventListener("click", () => redraw(change({ start: null, stop: null, first: null, last: null })));
+  by("reset").addEventListener("click", () => redraw(showAll()));
   by("parameter").addEventListener("change", ({ target }) => redraw(change({ parameter: target.value })));
   by("step").addEventListener("change", ({ target }) =>
-    redraw(change({ step: Math.max(0, Math.trunc(target.value)) })));
+    redraw(askForStep(Math.max(0, Math.trunc(target.value)))));
 }
 
 export function showRuns(sources, run, redraw) {
@@ -86,6 +86,7 @@ export function showRuns(sources, run, redraw) {
     compared.checked = !shown.checked && view.compare.includes(item.dataset.run);
     compared.disabled = shown.checked;
   }
+  list.querySelector(":checked")?.closest("li").scrollIntoView({ block: "nearest" });
 }
 
 export function showChoices(summary) {
@@ -134,8 +135,7 @@ function runItem(key, redraw) {
   item.querySelector("span").textContent = key;
   const [shown, compared] = item.querySelectorAll("input");
   compared.ariaLabel = `Compare ${key}`;
-  shown.addEventListener("change", () =>
-    redraw(change({ run: key, start: null, stop: null, first: null, last: null })));
+  shown.addEventListener("change", () => redraw(changeRun(key)));
   compared.addEventListener("change", () => {
     const others = view.compare.filter((run) => run !== key);
     redraw(change({ compare: compared.checked ? [...others, key] : others }));

@@ -19,6 +19,10 @@ const TITLES = {
 // What is on the screen; set before Plotly draws it, for it may ask while it draws.
 let drawn = null;
 
+// A revision of its own for each drawing: ranges are those of the cells drawn, never the
+// ones a hand left behind.
+let draws = 0;
+
 // Draws unless something newer is being drawn. The numbers do not wait for Plotly.
 export async function draw(panel, { source, summary }, groups, { plotly, isNewest }) {
   const { start, stop } = stepsShown(summary);
@@ -36,12 +40,12 @@ export async function draw(panel, { source, summary }, groups, { plotly, isNewes
   const look = layout(TITLES[view.moment], subtitle(source, rows, heat, where), {
     height: height + AROUND.t + AROUND.b,
     margin: { l: left, ...AROUND },
-    xaxis: axis("optimizer step", { range: [start - 0.5, stop + 0.5], showgrid: false }),
+    xaxis: axis("optimizer step", { range: [start - 0.5, stop + 0.5], showgrid: false, uirevision: ++draws }),
     yaxis: rowAxis(labels, height),
     annotations: marks(rows, summary),
   });
   drawn = { rows, where, heat, first, share: zoomed.length / rows.length };
-  await Plotly.react(panel, traces(heat, stop), look, config("heatmap"));
+  await Plotly.react(panel, traces(heat, stop), look, { ...config("heatmap"), doubleClick: false });
 }
 
 export function cellAt(point) {
@@ -143,6 +147,7 @@ function rowAxis(labels, height) {
     ticktext: tickvals.map((i) => plain(labels[i])),
     showgrid: false,
     automargin: false,
+    uirevision: draws,
   });
 }
 

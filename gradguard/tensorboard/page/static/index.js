@@ -4,8 +4,8 @@ import * as controls from "./controls.js";
 import * as data from "./data.js";
 import * as heatmap from "./heatmap.js";
 import { onDarkMode, onReload } from "./host.js";
-import { grouped, outlined, selected, written } from "./rows.js";
-import { change, restore, stepsShown, view } from "./view.js";
+import { grouped, outlined, selected, understood, written } from "./rows.js";
+import { change, hasStep, restore, showAll, stepsShown, view } from "./view.js";
 
 const POLL_SECONDS = 30;
 const RETRY_SECONDS = 3;
@@ -147,7 +147,8 @@ async function draw(isNewest) {
   controls.showChoices(summary);
   controls.showHighlights(summary.highlights, redraw);
   const columns = selected(summary, view);
-  if (!columns.length) return say("No parameter has a name that matches.");
+  document.body.dataset.matches = columns.length > 0;
+  if (!columns.length) return say(understood(view.filter).fault ?? "No parameter has a name that matches.");
   const groups = grouped(summary, columns, view.group);
   const library = plotly();
   library.catch(() => {}); // said where it is awaited, if it still is by then
@@ -167,7 +168,7 @@ function choose(summary) {
   const { highlights } = summary;
   const worst = highlights.find(({ severity }) => !severity) ?? highlights[0];
   if (!summary.names.includes(view.parameter)) view.parameter = worst?.parameter ?? summary.names[0];
-  view.step ??= worst?.step ?? summary.stop;
+  if (!hasStep(summary)) view.step = worst?.step ?? summary.stop;
 }
 
 async function drawLines(shown, columns, isNewest) {
@@ -225,6 +226,7 @@ function listenToHeatmap() {
   });
   panel.on("plotly_click", ({ points }) => select(heatmap.cellAt(points[0])));
   panel.on("plotly_relayout", zoom);
+  panel.on("plotly_doubleclick", () => redraw(showAll()));
   panel.addEventListener("keydown", move);
 }
 
@@ -243,9 +245,8 @@ async function select(cell) {
 }
 
 function zoom(event) {
-  if (event["xaxis.autorange"] || event["yaxis.autorange"]) {
-    change({ start: null, stop: null, first: null, last: null });
-  } else if ("xaxis.range[0]" in event || "yaxis.range[0]" in event) {
+  if (event["xaxis.autorange"] || event["yaxis.autorange"]) showAll();
+  else if ("xaxis.range[0]" in event || "yaxis.range[0]" in event) {
     const changes = {};
     if ("xaxis.range[0]" in event) {
       changes.start = Math.max(0, Math.round(event["xaxis.range[0]"]));

@@ -3,16 +3,21 @@
 const MOST_LINES = 12;
 
 export function selected(summary, view) {
-  let pattern;
-  try {
-    pattern = new RegExp(view.filter);
-  } catch {
-    return [];
-  }
-  const matching = [...summary.names.keys()].filter((i) => pattern.test(summary.names[i]));
-  const byWorst = [...matching].sort((a, b) => summary.worst[b] - summary.worst[a] || a - b);
+  const { pattern } = understood(view.filter);
+  if (!pattern) return [];
+  const byWorst = summary.worst.filter((i) => pattern.test(summary.names[i]));
   const kept = view.top ? byWorst.slice(0, view.top) : byWorst;
   return view.order === "worst" ? kept : kept.sort((a, b) => a - b);
+}
+
+// The regular expression, or what is wrong with it.
+export function understood(filter) {
+  try {
+    return { pattern: new RegExp(filter) };
+  } catch (error) {
+    const [, reason] = error.message.match(/: ([^:]+)$/) ?? [];
+    return { fault: `"${filter}" is no regular expression: ${reason ?? error.message}.` };
+  }
 }
 
 // Few enough to tell their lines apart: weights where there are any, from the first to the

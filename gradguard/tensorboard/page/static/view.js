@@ -23,6 +23,9 @@ const NUMBERS = new Set(["top", "start", "stop", "first", "last", "step"]);
 
 export const view = { ...DEFAULTS };
 
+// Whether the step was asked for, by hand or by a link; else each run has its own.
+let isStepAsked = false;
+
 export function restore() {
   const link = readLink();
   for (const key of Object.keys(DEFAULTS)) {
@@ -30,6 +33,22 @@ export function restore() {
     if (key === "compare") view[key] = link.getAll(key);
     else view[key] = NUMBERS.has(key) ? Math.trunc(Number(link.get(key))) || 0 : link.get(key);
   }
+  isStepAsked = link.has("step");
+}
+
+export function askForStep(step) {
+  isStepAsked = true;
+  change({ step });
+}
+
+export function changeRun(run) {
+  showAll();
+  change(isStepAsked ? { run } : { run, step: null });
+}
+
+// A step the run does not have is chosen anew.
+export function hasStep({ start, stop }) {
+  return view.step !== null && start <= view.step && view.step <= stop;
 }
 
 export function change(changes) {
@@ -41,6 +60,8 @@ export function change(changes) {
   }
   writeLink(link.toString());
 }
+
+export const showAll = () => change({ start: null, stop: null, first: null, last: null });
 
 // The steps all charts show: the heatmap's zoom, or everything the run has.
 export function stepsShown(summary) {
