@@ -1,17 +1,12 @@
 """The Gradients page in a real browser: what it draws, and what a hand can do to it."""
 
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import numpy as np
 import pytest
 from selenium import webdriver
-from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -27,167 +22,15 @@ from tests.support.board import (
     write,
 )
 from tests.support.faulty import Faulty, faulty
-
-PATIENCE = 60  # seconds
-OPTIONS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,1400",
+from tests.support.page import (
+    PATIENCE,
+    Page,
+    opacity,
+    rows_drawn,
+    status_becomes,
+    steps_drawn,
+    verdict,
 )
-
-# What TensorBoard's own page says in every browser without a graphics card.
-TENSORBOARDS_OWN = ("instances of Three.js", "software WebGL", "GL Driver Message")
-
-
-class Page:
-    """The page inside TensorBoard, driven by hand."""
-
-    def __init__(self, browser: webdriver.Chrome, board: Board, shots: Path) -> None:
-        self.browser = browser
-        self.board = board
-        self._shots = shots
-
-    def open(self, *, dark: bool = False, **view: Any) -> None:
-        """Open the page by a link."""
-        link = quote(urlencode(view, doseq=True))
-        self.browser.get("about:blank")
-        self.browser.get(
-            f"{self.board.url}{'?darkMode=true' if dark else ''}"
-            f"#gradguard&p.gradguard.view={link}"
-        )
-        self.wait_until_drawn()
-
-    def wait_until_drawn(self) -> None:
-        """Wait until nothing is left to draw, and stay inside the page."""
-        WebDriverWait(self.browser, PATIENCE, 0.1).until(lambda _: self._is_drawn())
-
-    def _is_drawn(self) -> bool:
-        self.browser.switch_to.default_content()
-        for frame in self.browser.find_elements(By.TAG_NAME, "iframe"):
-            self.browser.switch_to.frame(frame)
-            if self.run("return document.body?.dataset.state") == "ready":
-                return True
-            self.browser.switch_to.default_content()
-        return False
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        """Run JavaScript inside the page."""
-        return self.browser.execute_script(script, *arguments)
-
-    def traces(self, panel: str) -> dict[str, Any]:
-        """Return what a line chart shows, x and y by name."""
-        script = """
-            return JSON.stringify(document.getElementById(arguments[0]).data.map(
-                ({name, x, y}) => [name, [Array.from(x), Array.from(y)]]))"""
-        return dict(json.loads(self.run(script, panel)))
-
-    def title(self, panel: str) -> str:
-        """Return the title of a chart."""
-        script = "return document.getElementById(arguments[0]).layout.title.text"
-        return str(self.run(script, panel))
-
-    def press(self, *, row: int, step: int) -> None:
-        """Click a cell of the heatmap, whatever comes of it."""
-        self._at(row, step).click().perform()
-
-    def click(self, *, row: int, step: int) -> None:
-        """Click a cell of the heatmap, and wait until it is selected."""
-        self.press(row=row, step=step)
-        self.run("document.body.dataset.state = 'clicked'")
-        self.wait_until_drawn()
-
-    def drag(self, start: tuple[int, int], stop: tuple[int, int]) -> None:
-        """Drag from one (row, step) of the heatmap to another."""
-        self.run("document.body.dataset.state = 'dragged'")
-        self._at(*start).click_and_hold().perform()
-        self._at(*stop).release().perform()
-        self.wait_until_drawn()
-
-    def double_click(self, *, row: int, step: int) -> None:
-        """Click a cell of the heatmap twice."""
-        self.run("document.body.dataset.state = 'clicked'")
-        self._at(row, step).double_click().perform()
-        self.wait_until_drawn()
-
-    def type_step(self, step: int) -> None:
-        """Type a step into its field."""
-        box = self.browser.find_element(By.ID, "step")
-        box.send_keys(Keys.CONTROL, "a")
-        self.run("document.body.dataset.state = 'typed'")
-        box.send_keys(str(step), Keys.ENTER)
-        self.wait_until_drawn()
-
-    def _at(self, row: int, step: int) -> ActionChains:
-        x, y = self.run(
-            """
-            const {xaxis, yaxis} = document.getElementById("heatmap")._fullLayout;
-            const box = document.querySelector("#heatmap .nsewdrag").getBoundingClientRect();
-            const frame = window.frameElement.getBoundingClientRect();
-            return [frame.x + box.x + xaxis.l2p(arguments[1]),
-                    frame.y + box.y + yaxis.l2p(arguments[0])]""",
-            row,
-            step,
-        )
-        hand = ActionChains(self.browser, duration=0)
-        pointer = hand.w3c_actions.pointer_action
-        pointer.move_to_location(round(x), round(y))  # type: ignore[no-untyped-call]  # selenium
-        return hand
-
-    def value(self, selector: str) -> str:
-        """Return what a control of the page is set to."""
-        return str(
-            self.run("return document.querySelector(arguments[0]).value", selector)
-        )
-
-    def shoot(self, name: str) -> None:
-        """Keep a picture of what the browser shows."""
-        self.browser.switch_to.default_content()
-        self.browser.save_screenshot(self._shots / f"{name}.png")
-        self.wait_until_drawn()
-
-    def complaints(self) -> list[str]:
-        """Return what the browser's console says against the page."""
-        entries = self.browser.get_log("browser")  # type: ignore[no-untyped-call]  # selenium
-        return [
-            entry["message"]
-            for entry in entries
-            if not any(text in entry["message"] for text in TENSORBOARDS_OWN)
-        ]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """Debian's Chromium."""
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
-    if not (driver and chromium):
-        sentence = "the page's tests need Debian's chromium and chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(sentence)
-        pytest.skip(sentence)
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for option in (*OPTIONS, f"--user-data-dir={profile}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pictures go: a folder that CI names and keeps, or a temporary one."""
-    named = os.environ.get("GRADGUARD_SCREENSHOTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +120,7 @@ def test_threshold_is_drawn_at_the_norm_that_clips(page: Page) -> None:
 def test_profile_shows_the_parameters_in_model_order(page: Page, logdir: Path) -> None:
     page.open(run="clipped", step=5)
 
-    _, norms = page.traces("profile")["before"]
+    _, norms = page.traces("profile")["weights before"]
     assert norms == pytest.approx(read_run(logdir / "clipped").before[5].tolist())
 
 
@@ -304,7 +147,7 @@ def test_statistic_by_epoch_is_chosen_and_kept_in_the_link(page: Page) -> None:
 
     page.run(
         """
-        const statistic = document.querySelector("[data-key=statistic]");
+        const statistic = document.getElementById("statistic");
         statistic.value = "weight_mean";
         statistic.dispatchEvent(new Event("change"))"""
     )
@@ -332,26 +175,6 @@ def test_compared_runs_share_the_axes(page: Page) -> None:
 
     assert set(page.traces("totals")) >= {"clipped", "exploding"}
     assert set(page.traces("profile")) >= {"clipped", "exploding"}
-
-
-def rows_drawn(page: Page) -> tuple[int, list[float], list[str]]:
-    """Return how many rows of cells there are, the axis they lie on, and their labels."""
-    script = """
-        const {data, _fullLayout} = document.getElementById("heatmap");
-        return [data[0].z.length, _fullLayout.yaxis.range, _fullLayout.yaxis.ticktext]"""
-    count, axis, labels = page.run(script)
-    return count, axis, labels
-
-
-def steps_drawn(page: Page) -> list[float]:
-    """Return from where to where the heatmap's step axis goes."""
-    axis = "return document.getElementById('heatmap')._fullLayout.xaxis.range"
-    return list(page.run(axis))
-
-
-def opacity(page: Page, panel: str) -> float:
-    element = page.browser.find_element(By.ID, panel)
-    return float(element.value_of_css_property("opacity"))
 
 
 @pytest.mark.parametrize("rows", [(2, 5), (0, 3), (8, 11)])
@@ -493,7 +316,7 @@ def test_filter_that_selects_nothing_says_why_and_dims_the_charts(
 ) -> None:
     page.open(run="exploding")
 
-    box = page.browser.find_element(By.CSS_SELECTOR, "[data-key=filter]")
+    box = page.browser.find_element(By.CSS_SELECTOR, "#filter")
     box.send_keys(typed)  # and no Enter
 
     status_becomes(page, sentence)
@@ -508,27 +331,23 @@ def test_filter_that_selects_nothing_says_why_and_dims_the_charts(
     assert opacity(page, "heatmap") == 1
 
 
-def test_highlight_takes_you_there(page: Page) -> None:
-    page.open(run="exploding")
-    button = page.browser.find_element(By.CSS_SELECTOR, "#highlights button")
-    assert button.text.startswith("Error: The gradient is not finite at step 35")
-    assert "(NaN in layer.3.weight)" in button.text
+def test_finding_takes_you_there(page: Page) -> None:
+    page.open(run="exploding", step=3, scale="relative")
+    assert "Error The gradient is not finite at step 35" in verdict(page)
+    assert "(NaN in layer.3.weight)" in verdict(page)
+    page.run("document.body.dataset.state = 'clicked'")
 
-    button.click()
+    page.browser.find_element(By.CSS_SELECTOR, "[data-kind=exploded]").click()
     page.wait_until_drawn()
 
     assert page.title("profile") == "Norm by layer at step 35"
     assert page.title("parameter-chart") == "layer.3.weight"
+    assert page.chosen("scale") == "absolute"
 
 
 def test_link_keeps_the_view(page: Page) -> None:
     page.open(run="exploding")
-    page.run(
-        """
-        const moment = document.querySelector("[data-key=moment]");
-        moment.value = "after";
-        moment.dispatchEvent(new Event("change"))"""
-    )
+    page.choose("moment", "after")
     page.click(row=4, step=7)
     link = page.run("return window.parent.location.href")
 
@@ -536,7 +355,7 @@ def test_link_keeps_the_view(page: Page) -> None:
     page.browser.get(link)
     page.wait_until_drawn()
 
-    assert page.value("[data-key=moment]") == "after"
+    assert page.chosen("moment") == "after"
     assert (page.value("#parameter"), page.value("#step")) == ("layer.4.weight", "7")
 
 
@@ -563,7 +382,7 @@ def test_every_chart_can_be_saved(page: Page) -> None:
     page.open(run="clipped")
 
     script = 'return document.querySelectorAll(\'[data-title*="PNG" i], [data-title*="png"]\').length'
-    assert page.run(script) == 5
+    assert page.run(script) == 7
     saved = page.run("return Plotly.toImage('heatmap', {format: 'png'})")
     assert saved.startswith("data:image/png;base64,")
 
@@ -572,7 +391,7 @@ def test_nothing_scrolls_sideways(page: Page) -> None:
     page.open(run="exploding", compare=["clipped"])
 
     script = """
-        return [...document.querySelectorAll("html, aside, main")].filter(
+        return [...document.querySelectorAll("html, body, main, #verdict")].filter(
             (element) => element.scrollWidth > element.clientWidth).length"""
     assert page.run(script) == 0
 
@@ -663,12 +482,6 @@ def away(
         assert ours == []
 
 
-def status_becomes(page: Page, text: str) -> None:
-    """Wait until the page says so; "" for nothing."""
-    script = "return document.getElementById('status').textContent"
-    WebDriverWait(page.browser, PATIENCE, 0.1).until(lambda _: page.run(script) == text)
-
-
 def choose_run(page: Page, name: str) -> None:
     page.run(
         "document.querySelector(`#runs [data-run=${arguments[0]}] input`).click()", name
@@ -739,8 +552,10 @@ def test_page_that_opens_while_something_fails_is_drawn_later(
 
     status_becomes(page, "")
     assert page.traces("totals")["threshold"][1] == [0.5, 0.5]
-    columns = "return getComputedStyle(document.body).gridTemplateColumns"
-    assert page.run(columns).startswith("260px")
+    style = (
+        "return getComputedStyle(document.getElementById('verdict')).borderLeftWidth"
+    )
+    assert page.run(style) == "5px"
 
 
 def test_click_on_a_cell_while_the_server_is_away_is_answered(

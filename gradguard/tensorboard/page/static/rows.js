@@ -32,13 +32,14 @@ export function outlined(summary, columns) {
 
 // A module is a name without its last part; a block ends at the first number: "layers.0"
 // of "layers.0.attention.weight".
+const moduleOf = (name) => (name.includes(".") ? name.slice(0, name.lastIndexOf(".")) : name);
+export const blockOf = (name) => name.match(/^.*?(?:^|\.)\d+(?=\.|$)/)?.[0] ?? moduleOf(name);
+
 export function grouped(summary, columns, by) {
   const groups = new Map();
   for (const column of columns) {
     const name = summary.names[column];
-    const module = name.includes(".") ? name.slice(0, name.lastIndexOf(".")) : name;
-    const block = name.match(/^.*?(?:^|\.)\d+(?=\.|$)/)?.[0] ?? module;
-    const label = { module, block }[by] ?? name;
+    const label = { module: moduleOf, block: blockOf }[by]?.(name) ?? name;
     if (!groups.has(label)) groups.set(label, { label, columns: [] });
     groups.get(label).columns.push(column);
   }
@@ -74,14 +75,4 @@ function spans(columns) {
     texts.push(columns[i] === first ? `${first}` : `${first}-${columns[i]}`);
   }
   return texts.join(",");
-}
-
-// The end of a name tells parameters apart.
-export function shortened(name, length) {
-  return name.length <= length ? name : `…${name.slice(1 - length)}`;
-}
-
-// Plotly reads markup in its texts.
-export function plain(text) {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
