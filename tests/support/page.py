@@ -97,6 +97,10 @@ class Page:
         self._at(*stop).release().perform()
         self.wait_until_drawn()
 
+    def point(self, *, row: int, step: int) -> None:
+        """Hold the pointer over a cell of the heatmap."""
+        self._at(row, step).perform()
+
     def double_click(self, *, row: int, step: int) -> None:
         """Click a cell of the heatmap twice."""
         self.run("document.body.dataset.state = 'clicked'")

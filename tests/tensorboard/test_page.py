@@ -332,17 +332,18 @@ def test_filter_that_selects_nothing_says_why_and_dims_the_charts(
 
 
 def test_finding_takes_you_there(page: Page) -> None:
-    page.open(run="exploding", step=3, scale="relative")
+    page.open(run="exploding", step=3, scale="absolute", top=1)
     assert "Error The gradient is not finite at step 35" in verdict(page)
     assert "(NaN in layer.3.weight)" in verdict(page)
     page.run("document.body.dataset.state = 'clicked'")
 
-    page.browser.find_element(By.CSS_SELECTOR, "[data-kind=exploded]").click()
+    page.browser.find_element(By.CSS_SELECTOR, "[data-kind=nonfinite-gradient]").click()
     page.wait_until_drawn()
 
     assert page.title("profile") == "Norm by layer at step 35"
     assert page.title("parameter-chart") == "layer.3.weight"
-    assert page.chosen("scale") == "absolute"
+    assert page.chosen("scale") == "relative"
+    assert rows_drawn(page)[0] == 12
 
 
 def test_link_keeps_the_view(page: Page) -> None:
@@ -533,9 +534,11 @@ def test_server_that_is_away_while_nobody_clicks_is_noticed_at_a_reload(
     page.browser.find_element(By.CSS_SELECTOR, "app-header-reload button").click()
     page.wait_until_drawn()
     status_becomes(page, SILENT)
+    assert opacity(page, "totals") < 0.5
     server.fault = None
 
     status_becomes(page, "")
+    assert opacity(page, "totals") == 1
     assert page.traces("totals")["threshold"][1] == [0.5, 0.5]
 
 

@@ -34,6 +34,7 @@ export async function render() {
   plotly().catch(() => {}); // asked for again where it is needed
   await style().catch(() => {});
   document.body.innerHTML = PAGE;
+  window.focus(); // so that keys are heard before the first click
   restore();
   runs.listen();
   controls.listen(redraw);
