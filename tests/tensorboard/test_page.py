@@ -457,6 +457,8 @@ def test_page_says_how_to_get_data_where_there_is_none(
 
         status = browser.find_element(By.ID, "status").text
         assert status.startswith("No run here was recorded with GradGuard.")
+        for nothing in ("heatmap", "filter", "verdict"):
+            assert not browser.find_element(By.ID, nothing).is_displayed()
         WebDriverWait(browser, PATIENCE).until(
             lambda _: page.run("return !!self.Plotly")
         )

@@ -446,7 +446,11 @@ def test_chart_fills_the_page_and_goes_back(page: Page) -> None:
     usual = heatmap.size["height"]
 
     press(page, "f")
-    inside = page.run("return [window.innerWidth, window.innerHeight]")
+    inside = page.run(
+        """
+        const { clientWidth, clientHeight } = document.documentElement;
+        return [clientWidth, clientHeight]"""
+    )
     filled = heatmap.size
     drawn = page.run("return document.getElementById('heatmap')._fullLayout.height")
     press(page, Keys.ESCAPE)

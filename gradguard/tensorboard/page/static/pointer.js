@@ -70,18 +70,20 @@ export function inWords({ parameter, step, before, after, times, clipped, skippe
   return `before ${number(before)}, after ${skipped ? "none" : number(after)}; ${relative}${what}`;
 }
 
-// The whole row as a line, with a mark at the cell.
+// The whole row as a line, exact zeros at its bottom, with a mark at the cell.
 function sparkline({ line, bin }) {
-  const finite = [...line].filter((value) => Number.isFinite(value) && value > -100);
+  const finite = [...line].filter((value) => value > -100);
   const [low, high] = [Math.min(...finite), Math.max(...finite)];
-  const x = (i) => ((i + 0.5) / line.length) * WIDTH;
-  const y = (value) => HEIGHT - 3 - ((value - low) / (high - low || 1)) * (HEIGHT - 6);
-  const points = [...line].map((value, i) =>
-    (Number.isFinite(value) && value > -100 ? `${x(i).toFixed(1)},${y(value).toFixed(1)}` : " "));
-  const parts = points.join(" ").split(/\s{2,}/).filter((part) => part.trim());
+  const x = (i) => (((i + 0.5) / line.length) * WIDTH).toFixed(1);
+  const y = (value) => (HEIGHT - 3 - (Math.max(0, value - low) / (high - low || 1)) * (HEIGHT - 6)).toFixed(1);
+  let path = "";
+  line.forEach((value, i) => {
+    if (Number.isNaN(value)) return;
+    const isJoined = i > 0 && !Number.isNaN(line[i - 1]);
+    path += isJoined ? `L${x(i)} ${y(value)}` : `M${x(i)} ${y(value)}h0`;
+  });
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
-  svg.innerHTML = parts.map((part) => `<polyline points="${part.trim()}"/>`).join("") +
-    `<line x1="${x(bin)}" x2="${x(bin)}" y1="0" y2="${HEIGHT}"/>`;
+  svg.innerHTML = `<path d="${path}"/><line x1="${x(bin)}" x2="${x(bin)}" y1="0" y2="${HEIGHT}"/>`;
   return svg;
 }

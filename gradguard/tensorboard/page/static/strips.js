@@ -110,8 +110,8 @@ export function coefficient(panel, shown, look, left) {
 }
 
 // The title stands in the margin, as the names of rows do; a long one above the chart.
-function strip(panel, title, traces, look, left, { height, xaxis, margin, ...more }, note = "") {
-  if (panel.hidden) return Promise.resolve();
+async function strip(panel, title, traces, look, left, { height, xaxis, margin, ...more }, note = "") {
+  if (panel.hidden) return;
   const size = heightOf(panel, height);
   const titles = margin
     ? [caption(title, { y: 1, yanchor: "bottom", yshift: 4 })]
@@ -133,7 +133,13 @@ function strip(panel, title, traces, look, left, { height, xaxis, margin, ...mor
     ...more,
   });
   Object.assign(drawn.yaxis, { fixedrange: true, automargin: false });
-  return Plotly.react(panel, traces, drawn, config(title || "events"));
+  await Plotly.react(panel, traces, drawn, config(panel.id));
+  if (!margin) passBy(panel);
+}
+
+// The way of the Tab key to the heatmap is short.
+function passBy(panel) {
+  for (const button of panel.querySelectorAll(".modebar button")) button.tabIndex = -1;
 }
 
 let draws = 0; // the range of steps is the one drawn, never one a hand left behind

@@ -92,13 +92,13 @@ export function resolved(summary) {
     step: largest.step,
     ...given(findings(summary)[view.finding]?.look ?? {}),
   };
-  const look = { ...view, ...usual, ...given({ ...view, step: view.step !== null && inside(view.step) }) };
+  const look = { ...view, ...usual, ...given({ ...view, step: inside(view.step) }) };
   if (!names.includes(look.parameter)) look.parameter = usual.parameter;
   return { ...look, ...stepsShown(summary, look) };
 }
 
 const given = (some) =>
-  Object.fromEntries(Object.entries(some).filter(([, value]) => value !== null && value !== "" && value !== false));
+  Object.fromEntries(Object.entries(some).filter(([, value]) => value !== null && value !== ""));
 
 // A step that was asked for is never outside of what is shown, nor is any run.
 function stepsShown(summary, look) {
