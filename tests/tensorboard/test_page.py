@@ -371,6 +371,17 @@ def test_keyboard_moves_the_selection(page: Page) -> None:
     assert (page.value("#parameter"), page.value("#step")) == ("layer.5.weight", "8")
 
 
+def test_keys_pressed_faster_than_the_page_draws_all_count(page: Page) -> None:
+    page.open(run="clipped", parameter="layer.4.weight", step=7)
+    heatmap = page.browser.find_element(By.ID, "heatmap")
+
+    heatmap.send_keys(Keys.ARROW_RIGHT * 5)
+
+    WebDriverWait(page.browser, PATIENCE).until(
+        lambda _: page.title("profile") == "Norm by layer at step 12"
+    )
+
+
 def test_dark_mode_is_tensorboards(page: Page) -> None:
     page.open(run="exploding", dark=True)
     page.shoot("dark")

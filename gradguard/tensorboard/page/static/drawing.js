@@ -20,7 +20,7 @@ const MORE = 160;
 
 const by = (id) => document.getElementById(id);
 
-// Draws unless something newer is; returns the view in full, or what there is to say.
+// Draws unless something newer is; returns what there is to say.
 export async function draw(shown, { redraw, isNewest, listen }) {
   const [{ summary }] = shown;
   const look = resolved(summary);
@@ -31,20 +31,20 @@ export async function draw(shown, { redraw, isNewest, listen }) {
   tools.show(by("tools"), look);
   const columns = selected(summary, look);
   document.body.dataset.matches = columns.length > 0;
-  if (!columns.length) return { look, said: understood(look.filter).fault ?? "No parameter has a name that matches." };
+  if (!columns.length) return understood(look.filter).fault ?? "No parameter has a name that matches.";
   makeRoom(shown);
   const groups = grouped(summary, columns, look.group);
   const library = plotly();
   library.catch(() => {}); // said where it is awaited, if it still is by then
   const plan = heatmap.planned(by("heatmap"), groups, look, roomFor(by("heatmap")));
   await heatmap.draw(by("heatmap"), shown[0], plan, look, { plotly: library, isNewest });
-  if (!isNewest()) return null;
+  if (!isNewest()) return "";
   performance.mark("gradguard-heatmap");
   by("caption").textContent = heatmap.caption(plan, look);
   await drawLines(shown, columns, look, plan.left, isNewest);
-  if (!isNewest()) return null;
+  if (!isNewest()) return "";
   listen();
-  return { look, said: remarks(summary) };
+  return remarks(summary);
 }
 
 // What has nothing to show takes no place.

@@ -2,6 +2,7 @@
 import * as data from "./data.js";
 import { heightOf } from "./full.js";
 import { fitted, plain, width } from "./names.js";
+import { short } from "./numbers.js";
 import { pooled, written } from "./rows.js";
 import { cellWidth, placed, selectedStep } from "./series.js";
 import { RIGHT, axis, color, config, diverging, layout, sequential } from "./theme.js";
@@ -90,7 +91,7 @@ export function rowsBetween(top, bottom) {
 
 // What a cell says, in words.
 export function described({ decades, nonfinite, where }) {
-  const times = (value) => Number((10 ** value).toPrecision(3));
+  const times = (value) => short(10 ** value, 3);
   if (nonfinite) return "NaN or Inf";
   if (decades === -100) return "exactly zero";
   if (Number.isNaN(decades)) return "no gradient";

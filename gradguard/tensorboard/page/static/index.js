@@ -12,7 +12,7 @@ import { PAGE } from "./page.js";
 import * as pointer from "./pointer.js";
 import * as runs from "./runs.js";
 import * as tools from "./tools.js";
-import { restore, view } from "./view.js";
+import { resolved, restore, view } from "./view.js";
 
 const POLL_SECONDS = 30;
 const RETRY_SECONDS = 3;
@@ -28,7 +28,7 @@ let [newest, asked] = [0, 0];
 let isStale = true; // until all that is selected is drawn
 let standIn = ""; // shown while the selected run is not there
 let retry = null;
-let drawn = null; // {source, summary, look} of the heatmap
+let drawn = null; // {source, summary} of the heatmap
 
 export async function render() {
   plotly().catch(() => {}); // asked for again where it is needed
@@ -40,7 +40,7 @@ export async function render() {
   controls.listen(redraw);
   tools.listen(by("tools"), redraw);
   full.listen(redraw);
-  keys.listen(redraw, () => drawn);
+  keys.listen(redraw, known);
   pointer.listen(by("timeline"), by("heatmap"), peak);
   window.addEventListener("resize", soon(redraw));
   onDarkMode(redraw);
@@ -58,7 +58,10 @@ function soon(act) {
   };
 }
 
-const peak = (cell) => data.peak(drawn.source, hands.question(cell));
+const peak = async (cell) => data.peak(drawn.source, hands.question(cell));
+
+// As asked for by now, which may not be drawn yet: fast keys all count.
+const known = () => drawn && { ...drawn, look: resolved(drawn.summary) };
 
 // Look for new runs and new steps, and draw if there are any, or if something failed.
 async function refresh() {
@@ -132,11 +135,10 @@ async function drawSelected(isNewest) {
   const [{ source, summary }] = shown;
   sayWhatIsMissing();
   runs.show(sources, source.key, shown.map((one) => one.source.key), redraw);
-  const listen = () => hands.listen({ redraw, failed, peak, known: () => drawn });
-  const done = await draw(shown, { redraw, isNewest, listen });
-  if (!done) return "";
-  drawn = { source, summary, look: done.look };
-  return done.said;
+  const listen = () => hands.listen({ redraw, failed, peak, known });
+  const said = await draw(shown, { redraw, isNewest, listen });
+  if (isNewest()) drawn = { source, summary };
+  return said;
 }
 
 // That of the heatmap first.

@@ -1,6 +1,7 @@
 // One cursor through all charts over steps, and what lies under it.
 import { element } from "./elements.js";
 import * as heatmap from "./heatmap.js";
+import { short } from "./numbers.js";
 
 const REST = 80; // ms at one cell before the server is asked for all of it
 const [WIDTH, HEIGHT] = [180, 26]; // of the row's line, pixels
@@ -64,7 +65,7 @@ function fill(tip, cell, known) {
 // What became of one gradient at one step.
 export function inWords({ parameter, step, before, after, times, clipped, skipped }) {
   if (Number(before) < 0) return `${parameter} has no gradient at step ${step}`;
-  const number = (value) => (value === null ? "not finite" : Number(Number(value).toPrecision(4)));
+  const number = (value) => (Number.isFinite(Number(value ?? NaN)) ? short(Number(value), 4) : "not finite");
   const what = skipped ? "skipped" : clipped ? "clipped" : "not clipped";
   const relative = times === null || !Number.isFinite(Number(times)) ? "" : `${number(times)} × its median, `;
   return `before ${number(before)}, after ${skipped ? "none" : number(after)}; ${relative}${what}`;

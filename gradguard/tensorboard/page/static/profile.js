@@ -26,7 +26,7 @@ export function draw(panel, shown, columns, names) {
   const every = Math.ceil(places.length / MOST_NAMES);
   const at = [...places.keys()].filter((place) => place % every === 0);
   const look = titled(`Norm by layer at step ${shown[0].step}`, subtitle(shown, prefix), {
-    height: heightOf(panel, 330),
+    height: heightOf(panel, Math.max(330, window.innerHeight / 3)),
     hovermode: "x unified",
     xaxis: axis("", { tickvals: at, ticktext: at.map((i) => plain(texts[i])), tickangle: -45,
       range: [-0.5, places.length - 0.5] }),

@@ -45,8 +45,8 @@ function logTicks([low, high], most) {
   const from = Math.floor(low);
   const decades = between(range(from, Math.ceil(high)));
   if (decades.length > 1) return ticks(thinned(decades, most), power);
-  const digits = range(from, Math.ceil(high)).flatMap((ten) => [1, 2, 3, 5, 7].map((d) => ten + Math.log10(d)));
-  return ticks(thinned(between(digits), most), (value) => `${Number((10 ** value).toPrecision(1))}`);
+  const digits = range(from, Math.ceil(high)).flatMap((ten) => [1, 1.5, 2, 3, 5, 7].map((d) => ten + Math.log10(d)));
+  return ticks(thinned(between(digits), most), (value) => `${Number((10 ** value).toPrecision(2))}`);
 }
 
 const range = (first, last) => Array.from({ length: last - first + 1 }, (_, i) => first + i);

@@ -1,6 +1,7 @@
 // The band at the top: what is wrong, where, since when, and what to do.
 import { element } from "./elements.js";
 import { shortened } from "./names.js";
+import { short } from "./numbers.js";
 import { roving } from "./roving.js";
 import { changeFinding, findings, view } from "./view.js";
 
@@ -76,7 +77,7 @@ function tab({ severity, kind, step, text }, isCurrent, choose) {
 }
 
 function facts({ clip_fraction, first_nonfinite, largest }) {
-  const norm = Number(largest.total_before.toPrecision(3));
+  const norm = short(largest.total_before, 3);
   return [
     `clipped ${Number((100 * clip_fraction).toFixed(1))} %`,
     first_nonfinite === null ? "always finite" : `first not finite: step ${first_nonfinite}`,
