@@ -1,4 +1,4 @@
-"""The command line: `gradguard` train, report, sweep, reproduce, inspect, configs.
+"""The command line: `gradguard` train, report, replay, sweep, reproduce, inspect, configs.
 
 Each command is a function whose arguments are its options; those that several commands
 have are declared in `options`. What commands do is the library's, not done here.
@@ -10,7 +10,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gradguard import __version__
-from gradguard.cli import configs, help, inspect, report, reproduce, sweep, train
+from gradguard.cli import (
+    configs,
+    help,
+    inspect,
+    replay,
+    report,
+    reproduce,
+    sweep,
+    train,
+)
 from gradguard.cli.streams import lost, outlast_readers
 from gradguard.errors import BadStepError, ConfigError, Interrupted
 
@@ -28,26 +37,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     invoke_without_command=True,
-    epilog=help.examples(
-        f"GRADGUARD=1 python your_training.py && {help.REPORT}",
-        help.TRAIN,
-        help.SWEEP,
-        help.REPRODUCE,
-        help.INSPECT,
-        help.CONFIGS,
-    ),
+    epilog=help.examples(help.FIRST, *help.EXAMPLES.values()),
 )
-app.command("train", cls=help.Grouped, epilog=help.examples(help.TRAIN))(train.train)
-app.command("report", cls=help.Grouped, epilog=help.examples(help.REPORT))(
-    report.report
-)
-app.command("sweep", cls=help.Grouped, epilog=help.examples(help.SWEEP))(sweep.sweep)
-app.command("reproduce", cls=help.Grouped, epilog=help.examples(help.REPRODUCE))(
-    reproduce.reproduce
-)
-app.command("inspect", cls=help.Grouped, epilog=help.examples(help.INSPECT))(
-    inspect.inspect
-)
+for name, command in {
+    "train": train.train,
+    "report": report.report,
+    "replay": replay.replay,
+    "sweep": sweep.sweep,
+    "reproduce": reproduce.reproduce,
+    "inspect": inspect.inspect,
+}.items():
+    example = help.examples(help.EXAMPLES[name])
+    app.command(name, cls=help.Grouped, epilog=example)(command)
 app.add_typer(configs.app, name="configs")
 
 

@@ -22,6 +22,18 @@ GROUPS = {
     ),
 }  # fmt: skip
 
+# The way in, then one example for each command.
+FIRST = "GRADGUARD=1 python your_training.py"
+EXAMPLES = {
+    "report": "gradguard report lightning_logs",
+    "train": "gradguard train --model srn --clip-norm 5",
+    "replay": "gradguard replay bad-steps/bad-step-340-rank-0.pt",
+    "sweep": "gradguard sweep --model mlp --clip-norm none,1,5 --seeds 2",
+    "reproduce": "gradguard reproduce --quick",
+    "inspect": "gradguard inspect --model deep_mlp --set model.depth=30",
+    "configs": "gradguard configs show srn-cured",
+}
+
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 
@@ -52,11 +64,3 @@ def _group(parameter: Any) -> str:
 def examples(*lines: str) -> str:
     """Return examples as what a help ends with, each on a line of its own."""
     return "Examples:\n\n\b\n" + "\n".join(f"  {line}" for line in lines)
-
-
-TRAIN = "gradguard train --model srn --clip-norm 5"
-REPORT = "gradguard report lightning_logs"
-SWEEP = "gradguard sweep --model mlp --clip-norm none,1,5 --seeds 2"
-REPRODUCE = "gradguard reproduce --quick"
-INSPECT = "gradguard inspect --model deep_mlp --set model.depth=30"
-CONFIGS = "gradguard configs show srn-cured"

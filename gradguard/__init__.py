@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gradguard.errors import SpikeError as SpikeError
     from gradguard.guard.spike import Spike as Spike
     from gradguard.health.diagnosis import diagnose as diagnose
+    from gradguard.replay.again import replay as replay
     from gradguard.tensorboard.reader import read_recordings as read_recordings
     from gradguard.tensorboard.reader import read_run as read_run
 
@@ -43,10 +44,15 @@ _HOMES = {
     "read_run": "gradguard.tensorboard.reader",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names, all of them)
+# Packages that are called as functions.
+_VERBS = ("replay",)
+
+__all__ = [*_HOMES, *_VERBS, "__version__"]  # noqa: PLE0604 (names, all of them)
 
 
 def __getattr__(name: str) -> object:
+    if name in _VERBS:
+        return import_module(f"gradguard.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'gradguard' has no attribute {name!r}")

@@ -113,6 +113,7 @@ def _trainer(
                     on_nonfinite=experiment.on_nonfinite,
                     on_spike=experiment.on_spike.value,
                     max_consecutive_skips=experiment.max_consecutive_skips,
+                    dump_dir=experiment.dump_dir,
                     layer_statistics=experiment.layer_statistics,
                     verdict=False,  # told by whoever runs the experiment
                 ),

@@ -53,7 +53,7 @@ def outliers(values: Doubles) -> list[Outlier]:
         values: `[S]`, in the order in which they were seen.
     """
     found: list[Outlier] = []
-    usual, in_a_row = _Usual(), 0
+    usual, in_a_row = Usual(), 0
     rows = np.flatnonzero(np.isfinite(values) & (values > 0))
     # Numbers of Python: one by one they are taken ten times as fast as those of NumPy.
     logs = np.log(values[rows]).tolist()
@@ -64,42 +64,54 @@ def outliers(values: Doubles) -> list[Outlier]:
                 found.append(Outlier(row, float(values[row]), *usual.bounds()))
                 continue
             del found[-IN_A_ROW:]
-            usual = _Usual()
+            usual.clear()
         usual.add(log)
         in_a_row = 0
     return found
 
 
-class _Usual:
-    """The logarithms of the last usual values."""
+class Usual:
+    """The logarithms of the last usual values of one quantity.
 
-    def __init__(self) -> None:
-        self._logs: deque[float] = deque()
+    Args:
+        window: How many.
+        sigma: Standard deviations above their mean that no usual value is.
+    """
+
+    def __init__(self, window: int = WINDOW, sigma: float = SIGMA) -> None:
+        self.window = window
+        self.sigma = sigma
+        self.logs: deque[float] = deque()
         self._sum = self._squares = 0.0
 
     def add(self, log: float) -> None:
         """Take a value for usual, in the place of the oldest."""
-        self._logs.append(log)
+        self.logs.append(log)
         self._sum += log
         self._squares += log * log
-        if len(self._logs) > WINDOW:
-            oldest = self._logs.popleft()
+        if len(self.logs) > self.window:
+            oldest = self.logs.popleft()
             self._sum -= oldest
             self._squares -= oldest * oldest
 
     def is_exceeded_by(self, log: float) -> bool:
-        """Whether a value is far above."""
-        count = len(self._logs)
-        if 2 * count < WINDOW:
+        """Whether a value is far above; never where too little is known."""
+        count = len(self.logs)
+        if 2 * count < self.window:
             return False
         mean = self._sum / count
         above = log - mean - math.log(FACTOR)
         # Squared, for hardly any value is above at all, and needs a root.
         variance = self._squares / count - mean * mean
-        return above > 0 and above * above > SIGMA * SIGMA * variance
+        return above > 0 and above * above > self.sigma * self.sigma * variance
 
     def bounds(self) -> tuple[float, float]:
         """Return the usual value, and the limit."""
-        logs = np.array(self._logs)
-        limit = logs.mean() + SIGMA * logs.std() + math.log(FACTOR)
+        logs = np.array(self.logs)
+        limit = logs.mean() + self.sigma * logs.std() + math.log(FACTOR)
         return math.exp(logs.mean()), math.exp(min(limit, _LARGEST_LOG))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.logs.clear()
+        self._sum = self._squares = 0.0

@@ -148,7 +148,7 @@ def test_bare_command_shows_help_with_an_example_of_each(gradguard: Call) -> Non
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "report", "sweep", "reproduce", "inspect"]
+    "command", ["train", "report", "replay", "sweep", "reproduce", "inspect"]
 )
 def test_help_of_each_command_has_an_example_that_it_understands(
     gradguard: Call, command: str
