@@ -20,8 +20,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_readme_shows_code_within_15_lines() -> None:
-    assert "```python" in README.splitlines()[:15]
+def test_readme_begins_with_the_command_for_a_loss_that_is_nan() -> None:
+    lines = README.splitlines()
+
+    assert "Your loss is NaN?" in lines[2]
+    assert "GRADGUARD=1 python train.py" in lines[:10]
+    assert "```python" in lines[:30]
 
 
 @pytest.mark.slow
