@@ -12,7 +12,7 @@ import typer
 from gradguard import __version__
 from gradguard.cli import configs, inspect, report, reproduce, sweep, train
 from gradguard.cli.streams import lost, outlast_readers
-from gradguard.errors import ConfigError, Interrupted, NonFiniteGradientError
+from gradguard.errors import BadStepError, ConfigError, Interrupted
 
 # Every mistake in a command line is one; Typer exports the class by no name.
 _UsageError: Any = typer.BadParameter.__base__
@@ -69,7 +69,7 @@ def main() -> NoReturn:
         _stop(f"error: {mistake}", code=_MISTAKE)
     except Interrupted as ending:
         _stop(str(ending), code=_INTERRUPTED)
-    except NonFiniteGradientError as ending:
+    except BadStepError as ending:
         _stop(f"stopped: {ending}", code=_STOPPED)
     except typer.Abort:  # what older releases of Typer make of Ctrl-C
         code = _INTERRUPTED

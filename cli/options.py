@@ -20,6 +20,7 @@ SETTINGS = {
     "weight_decay": "model.weight_decay",
     "seed": "seed",
     "on_nonfinite": "on_nonfinite",
+    "on_spike": "on_spike",
     "max_consecutive_skips": "max_consecutive_skips",
 }
 

@@ -58,6 +58,15 @@ def train(
             help="At a NaN or Inf gradient: record (default), skip or raise.",
         ),
     ] = None,
+    on_spike: Annotated[
+        str | None,
+        text(
+            "--on-spike",
+            metavar="ACTION",
+            help="At a norm or loss far above the recent ones: record (default), skip or "
+            "raise; 'skip:8' sets sigma (default: 6).",
+        ),
+    ] = None,
     max_consecutive_skips: Annotated[
         str | None,
         text(

@@ -20,15 +20,21 @@ if TYPE_CHECKING:
     from gradguard.clipping.learned import AutoClip as AutoClip
     from gradguard.clipping.learned import ZClip as ZClip
     from gradguard.clipping.warm_up import ClipNormWarmUp as ClipNormWarmUp
+    from gradguard.errors import BadStepError as BadStepError
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
+    from gradguard.errors import SpikeError as SpikeError
+    from gradguard.guard.spike import Spike as Spike
 
 __version__ = "0.1.0"
 
 _HOMES = {
     **HOMES,
+    "BadStepError": "gradguard.errors",
     "Clipper": "gradguard.clipping.clipper",
     "GradGuard": "gradguard.callback",
     "NonFiniteGradientError": "gradguard.errors",
+    "Spike": "gradguard.guard.spike",
+    "SpikeError": "gradguard.errors",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names, all of them)

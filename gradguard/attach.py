@@ -4,7 +4,7 @@
     GRADGUARD="clip=norm:5" python train.py     # clip as well
     GRADGUARD="clip=zclip,clip=norm:5" python train.py
     GRADGUARD="clip_by_name=rnn.*=value:10" python train.py
-    GRADGUARD="on_nonfinite=skip" python train.py
+    GRADGUARD="on_nonfinite=skip,on_spike=skip" python train.py
     GRADGUARD=off python train.py               # neither
 
 Both namespaces of Lightning call `callbacks` for each new Trainer. While the variable is
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gradguard.clipping.spec import make, make_by_name, parse, parse_named
+from gradguard.guard import spike
 from gradguard.scalars import number, switch
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
     "every_n_steps": _whole,
     "max_scalars": _whole,
     "on_nonfinite": str,
+    "on_spike": spike.parse,
     "max_consecutive_skips": _whole,
     "dump_dir": os.path.expanduser,
     "layer_statistics": _switch,

@@ -15,7 +15,8 @@ from gradguard.fit.cautions import nothing_recorded, unlisted
 from gradguard.fit.rehearsal import Rehearsal
 from gradguard.fit.wanted import Wanted, settings_of, together
 from gradguard.fit.watch import Memory, Watch
-from gradguard.guard.gate import Action
+from gradguard.guard.action import Action
+from gradguard.guard.spike import Spike, spike
 
 _CHECKPOINT_KEY = "gradguard"
 
@@ -76,7 +77,9 @@ class GradGuard(Callback):
     not been: parameters and optimizer state stay bit-identical, on all processes, and a
     warning names the culprits. Counters of steps go on, buffers such as running means
     keep what the forward pass put there. Steps that a gradient scaler skips are its own
-    affair and no alarm. Deciding costs one sync with the accelerator per step.
+    affair and no alarm. Deciding costs one sync with the accelerator per step. With
+    `on_spike="skip"` the same is done with a step whose gradients are finite, and the
+    total norm before clipping, or the loss, far above the recent ones (see `Spike`).
 
     Args:
         clip: A policy such as `ClipNorm(5.0)`, or several applied in the order given.
@@ -86,7 +89,10 @@ class GradGuard(Callback):
         max_scalars: Write scalars per parameter while there are at most this many
             parameters; 0 for none.
         on_nonfinite: "record" a step that is not finite, "skip" its update, or "raise".
-        max_consecutive_skips: After so many skips in a row, the next one raises.
+        on_spike: The same of a finite step whose total norm or loss is far above the
+            recent ones; an action, or a `Spike` that says how far.
+        max_consecutive_skips: After so many skips in a row, the next non-finite step
+            raises, and the next spike counts as usual.
         dump_dir: Where to save batch, weights, random state and a count of bad elements
             of the first bad step, to run it again. None saves nothing.
         layer_statistics: Also write, for each parameter, mean and standard deviation of
@@ -96,7 +102,7 @@ class GradGuard(Callback):
     Raises:
         TypeError: If `clip` holds something that is not a policy.
         ValueError: If `every_n_steps` is below 1, `max_scalars` is negative, or
-            `on_nonfinite` and what belongs to it is out of its range; at the start of a
+            `on_nonfinite`, `on_spike` or what belongs to them is out of range; at the start of a
             fit, if the Trainer clips as well or a pattern of `clip` matches no
             parameter.
 
@@ -114,6 +120,7 @@ class GradGuard(Callback):
         every_n_steps: int = 1,
         max_scalars: int = 50,
         on_nonfinite: Action = "record",
+        on_spike: Action | Spike = "record",
         max_consecutive_skips: int = 10,
         dump_dir: str | Path | None = None,
         layer_statistics: bool = False,
@@ -123,6 +130,7 @@ class GradGuard(Callback):
         self.every_n_steps = every_n_steps
         self.max_scalars = max_scalars
         self.on_nonfinite = on_nonfinite
+        self.on_spike = spike(on_spike)
         self.max_consecutive_skips = max_consecutive_skips
         self.dump_dir = dump_dir
         self.layer_statistics = layer_statistics

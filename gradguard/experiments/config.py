@@ -40,6 +40,8 @@ from gradguard import scalars
 from gradguard.clipping.spec import POLICIES, either
 from gradguard.errors import ConfigError
 from gradguard.experiments.mistakes import sentence
+from gradguard.guard.action import Action
+from gradguard.guard.spike import LEAST_WINDOW, Spike, Watched
 from gradguard.names import nearest
 from gradguard.records.clips import BY_NAME
 
@@ -225,6 +227,30 @@ class TrainerOptions(Section):
     log_every_n_steps: PositiveInt = 1
 
 
+def _spike_options(value: object) -> object:
+    """Accept "skip" and "skip:8" beside a mapping."""
+    if not isinstance(value, str):
+        return value
+    action, colon, sigma = (part.strip() for part in value.partition(":"))
+    number = scalars.number(sigma)
+    given = {"sigma": sigma if number is None else number} if colon else {}
+    return {"action": action, **given}
+
+
+class SpikeOptions(Section):
+    """The options of `gradguard.Spike`."""
+
+    action: Action = "skip"
+    sigma: PositiveFloat = Spike.sigma
+    window: Annotated[int, Field(ge=LEAST_WINDOW)] = Spike.window
+    watch: Annotated[list[Watched], Field(min_length=1)] = list(Spike.watch)
+
+    @property
+    def value(self) -> Spike:
+        """What GradGuard takes."""
+        return Spike(**self.model_dump())
+
+
 class Experiment(Section):
     """Everything that decides a run, and nothing else.
 
@@ -234,7 +260,9 @@ class Experiment(Section):
         data: Options of the LightningDataModule the model is trained on.
         clip: Policies in the order they are applied.
         on_nonfinite: What to do with a step whose gradients hold a NaN or an Inf.
-        max_consecutive_skips: Skips in a row after which the next one raises.
+        on_spike: What to do with a finite step far above the recent ones.
+        max_consecutive_skips: Skips in a row after which the next non-finite step raises
+            and the next spike counts as usual.
         layer_statistics: Whether to record weights and gradients by epoch.
         trainer: Options of the Trainer.
         seed: Seeds weights and shuffling.
@@ -245,7 +273,10 @@ class Experiment(Section):
     model: Named
     data: Section
     clip: list[PolicySettings] = []
-    on_nonfinite: Literal["record", "skip", "raise"] = "record"
+    on_nonfinite: Action = "record"
+    on_spike: Annotated[SpikeOptions, BeforeValidator(_spike_options)] = SpikeOptions(
+        action="record"
+    )
     max_consecutive_skips: PositiveInt = 10
     layer_statistics: bool = False
     trainer: TrainerOptions = TrainerOptions()

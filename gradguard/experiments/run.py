@@ -75,7 +75,7 @@ def run(
     Raises:
         ConfigError: If the run cannot start; nothing has been written then.
         Interrupted: If Ctrl-C ended the training.
-        NonFiniteGradientError: If a gradient did, and `on_nonfinite` says so.
+        BadStepError: If a gradient did, and `on_nonfinite` or `on_spike` says so.
     """
     experiment = on_this_machine(experiment)
     with quiet():
@@ -110,6 +110,7 @@ def _trainer(
                 GradGuard(
                     clip=policies,
                     on_nonfinite=experiment.on_nonfinite,
+                    on_spike=experiment.on_spike.value,
                     max_consecutive_skips=experiment.max_consecutive_skips,
                     layer_statistics=experiment.layer_statistics,
                 ),

@@ -76,7 +76,7 @@ def context(
     trainer: Any, module: Any, callback: object, wanted: Wanted, *, log: bool
 ) -> FitContext:
     """Return the context of a fit; `log` opens the Trainer's loggers."""
-    dump = Dump(wanted.on_nonfinite.dump_dir, module, trainer.global_rank)
+    dump = Dump(wanted.dump_dir, module, trainer.global_rank)
     loggers = None
     if log:
         loggers = Loggers(

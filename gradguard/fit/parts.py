@@ -22,7 +22,7 @@ class Parts:
     Attributes:
         columns: The parameters.
         schema: What the columns of the records mean.
-        gate: Stops updates that are not finite; None lets all pass.
+        gate: Stops bad updates; None lets all pass.
         epochs: Measures weights and gradients by epoch; None where nobody asked.
         trainer_clip: Does the Trainer's clip, where that is all that clips.
         hooked: Keeps gradients from before tensor hooks; None where there are none.
@@ -54,9 +54,7 @@ def parts_of(
     return Parts(
         columns,
         schema_of(columns, fit, label=label),
-        Gate(optimizer, columns, wanted.on_nonfinite, fit.dump.save)
-        if wanted.stops
-        else None,
+        Gate(optimizer, columns, wanted.guard, fit.dump.save) if wanted.stops else None,
         EpochRows(fit.trainer, optimizer, columns, shards)
         if wanted.layer_statistics
         else None,

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gradguard.clipping.clipper import Clipper
 from gradguard.clipping.policy import State
-from gradguard.errors import NonFiniteGradientError
+from gradguard.errors import BadStepError
 from gradguard.fit.buffer import Buffer
 from gradguard.fit.cautions import missed
 from gradguard.fit.context import FitContext
@@ -23,6 +23,7 @@ from gradguard.gradients.scaling import (
     unscale_at_update,
     unscaled,
 )
+from gradguard.guard.gate import NON_FINITE, Bad, Gate
 from gradguard.hooks.loss_scale import scale_in_force
 from gradguard.hooks.tensor_hooks import BeforeTensorHooks, before_tensor_hooks
 from gradguard.hooks.update import Update
@@ -141,7 +142,7 @@ class StepRecorder:
             result: What the closure returned, None if there was none.
 
         Raises:
-            NonFiniteGradientError: If the gate does.
+            BadStepError: If the gate does.
         """
         self._end_trial()
         self._announced = None
@@ -209,20 +210,23 @@ class StepRecorder:
             self._fit.loggers.write_epochs(self._schema, epochs, step=step)
 
     def learned(self) -> State:
-        """Return what the policies have learned, in a form to save."""
-        return self._clipper.state_dict()
+        """Return what the policies and the gate have learned, in a form to save."""
+        gate = self._gate.state_dict() if self._gate else {}
+        return {**self._clipper.state_dict(), **gate}
 
     def take_up(self, learned: State) -> None:
-        """Go on from what the policies had learned elsewhere."""
+        """Go on from what the policies and the gate had learned elsewhere."""
         self._set_aside = None
         self._clipper = Clipper.over(self._columns, self._policies)
         self._clipper.load_state_dict(learned)
+        if self._gate:
+            self._gate.load_state_dict(learned)
 
     def _see_update(self, result: object) -> None:
         """Do at an update what the moment asks for; what an observer lacks is no error."""
         try:
             (self.on_trial if self._fit.is_trial else self.on_update)(result)
-        except (NonFiniteGradientError, Warning):  # a warning that is to be an error
+        except (BadStepError, Warning):  # a warning that is to be an error
             raise
         except Exception as error:
             if not self._fit.wanted.observes:
@@ -269,8 +273,8 @@ class StepRecorder:
         gradients = self._columns.gradients(to_clip=bool(self._policies))
         if not gradients:
             self._before = None
-            if self._gate:
-                self._gate.is_bad()  # others may have some, and wait for us
+            if self._gate:  # others may have some, and wait for us
+                self._gate.look(self._fit.completed, loss)
             return
         if self._policies:
             unscale_at_update(self.optimizer, gradients)
@@ -290,15 +294,27 @@ class StepRecorder:
     ) -> Tensor | None:
         """Return the norms as they are, `[n]`; None of a step that is not to be."""
         norms = gradients.norms()
-        if self._gate is None or not self._gate.is_bad(*self._before_and_now(norms)):
+        if self._gate is None:
             return norms
-        norms = gradients.norms(exact=True)  # float32 squares may have overflowed
-        before, now = self._before_and_now(norms)
-        if not self._gate.is_bad(before, now):
+        bad, before, now = self._looked_at(self._gate, norms, loss)
+        if bad == NON_FINITE:  # or float32 squares have overflowed
+            norms = gradients.norms(exact=True)
+            bad, before, now = self._looked_at(self._gate, norms, loss)
+        if bad is None:
             return norms
         self._keep(self._fit.completed, before, torch.full_like(before, REFUSED))
-        self._gate.stop(self.last_step, before, now, loss)
+        self._gate.stop(self.last_step, bad, before, now, loss)
         return None
+
+    def _looked_at(
+        self, gate: Gate, norms: Tensor, loss: Tensor | float | None
+    ) -> tuple[Bad | None, Tensor, Tensor]:
+        """Return what is bad of a step, and the norms `[P]` before and now."""
+        before, now = self._before_and_now(norms)
+        is_trial = self._set_aside is not None  # which goes where no fit goes
+        step = self._fit.completed
+        bad = gate.look(step, loss, before, now, watches_spikes=not is_trial)
+        return bad, before, now
 
     def _keep_known(self) -> bool:
         """Keep an update of gradients whose norms are known; return whether it is one."""

@@ -1,12 +1,15 @@
 """What GradGuards are to do in a fit, as one value; of several, what they ask for together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gradguard.clipping.policy import Policy, in_words
-from gradguard.guard.gate import OnNonFinite
+from gradguard.guard.action import Action
+from gradguard.guard.gate import Guard
+from gradguard.guard.spike import RECORDED, Spike, spike
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,9 @@ class Wanted:
     Attributes:
         policies: What clips; empty observes.
         on_nonfinite: What to do with an update that is not finite.
+        on_spike: What to do with one far above the recent ones.
+        max_consecutive_skips: In a row; at least 1.
+        dump_dir: Where the first bad step is saved.
         layer_statistics: Whether to measure weights and gradients by epoch.
         every_n_steps: Write every n-th step, and the spikes between; at least 1.
         max_scalars: Write scalars per parameter while there are at most so many.
@@ -25,12 +31,16 @@ class Wanted:
     """
 
     policies: tuple[Policy, ...] = ()
-    on_nonfinite: OnNonFinite = field(default_factory=OnNonFinite)
+    on_nonfinite: Action = "record"
+    on_spike: Spike = RECORDED
+    max_consecutive_skips: int = 10
+    dump_dir: Path | None = None
     layer_statistics: bool = False
     every_n_steps: int = 1
     max_scalars: int = 50
 
     def __post_init__(self) -> None:
+        _ = self.guard  # whose numbers have a range, too
         if self.every_n_steps < 1:
             raise ValueError(
                 f"every_n_steps must be at least 1, got {self.every_n_steps!r}"
@@ -40,10 +50,20 @@ class Wanted:
                 f"max_scalars must not be negative, got {self.max_scalars!r}"
             )
 
+    @cached_property
+    def guard(self) -> Guard:
+        """What to do about bad steps."""
+        return Guard(
+            self.on_nonfinite,
+            self.on_spike,
+            self.max_consecutive_skips,
+            self.dump_dir,
+        )
+
     @property
     def stops(self) -> bool:
-        """Whether an update that is not finite is kept from the weights."""
-        return self.on_nonfinite.action != "record"
+        """Whether some updates are kept from the weights."""
+        return self.guard.stops
 
     @property
     def observes(self) -> bool:
@@ -54,7 +74,10 @@ class Wanted:
     def asks(self) -> str:
         """What is asked for beyond recording, as one would write it in code."""
         clip = [f"clip={in_words(self.policies)}"] if self.policies else []
-        stop = [f"on_nonfinite={self.on_nonfinite.action!r}"] if self.stops else []
+        actions = {"on_nonfinite": self.on_nonfinite, "on_spike": self.on_spike.action}
+        stop = [
+            f"{key}={value!r}" for key, value in actions.items() if value != "record"
+        ]
         return ", ".join([*clip, *stop])
 
 
@@ -101,7 +124,10 @@ def settings_of(guard: Any) -> Wanted:
     dump_dir = None if guard.dump_dir is None else Path(guard.dump_dir)
     return Wanted(
         guard.policies,
-        OnNonFinite(guard.on_nonfinite, guard.max_consecutive_skips, dump_dir),
+        guard.on_nonfinite,
+        spike(guard.on_spike),
+        guard.max_consecutive_skips,
+        dump_dir,
         guard.layer_statistics,
         guard.every_n_steps,
         guard.max_scalars,

@@ -239,7 +239,7 @@ class Watch:
         engine = engine_of(
             fit.trainer,
             fit.wanted.policies,
-            on_nonfinite=fit.wanted.on_nonfinite.action,
+            stops=fit.wanted.asks if fit.wanted.stops else "",
         )
         if fit.wanted.layer_statistics:
             fit.say(no_statistics())

@@ -10,6 +10,10 @@ from gradguard.gradients.norms import plain
 from gradguard.gradients.sharding import local
 from gradguard.names import named
 
+# A spike is carried by a few: so many are named, and no more than hold this share.
+_MOST_CARRIERS = 3
+_MOST = 0.9
+
 
 class Counts(NamedTuple):
     """How many elements of one gradient are of which kind."""
@@ -65,6 +69,27 @@ def culprits(
     return (
         f"gradients are not finite: {named(bad)}, first in backward order; "
         f"finite: {named(fine) if fine else 'none'}"
+    )
+
+
+def carriers(names: Sequence[str], norms: Sequence[float]) -> str:
+    """Name the parameters that hold most of a total, with their share of its square.
+
+    Args:
+        names: Names, `P`.
+        norms: Norms of what they name, negative where there is none.
+    """
+    squares = [max(norm, 0.0) ** 2 for norm in norms]
+    whole = math.fsum(squares)
+    order = sorted(range(len(names)), key=squares.__getitem__, reverse=True)
+    said, held = [], 0.0
+    for place in order[:_MOST_CARRIERS]:
+        if held >= _MOST * whole:
+            break
+        held += squares[place]
+        said.append(f"{names[place]} ({squares[place] / whole:.0%})")
+    return (
+        f"its square lies in {' and '.join(said)}" if whole else "no gradient holds it"
     )
 
 

@@ -1,52 +1,68 @@
-"""Stop an update whose gradients are not finite, on all processes alike."""
+"""Stop an update that is not finite, or an outlier, on all processes alike."""
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
-from gradguard.errors import NonFiniteGradientError
+from gradguard.errors import NonFiniteGradientError, SpikeError
 from gradguard.gradients.columns import ParameterColumns
-from gradguard.guard.culprits import advice, culprits
+from gradguard.guard.action import Action, check_action
+from gradguard.guard.culprits import advice, carriers, culprits
+from gradguard.guard.spike import RECORDED, Spike
+from gradguard.guard.usual import Outlier, SpikeWatch, shifted
 
-Action = Literal["record", "skip", "raise"]
+NON_FINITE: Literal["non-finite"] = "non-finite"
+
+Bad = Outlier | Literal["non-finite"]
+"""Why an update is not to be."""
+
+_SPIKE = "spike"
 
 
 @dataclass(frozen=True)
-class OnNonFinite:
-    """What to do at a step whose gradients hold a NaN or an Inf.
+class Guard:
+    """What to do about bad steps.
 
     Args:
-        action: "record" lets it pass; "skip" leaves parameters and optimizer as they
-            are; "raise" ends the training.
-        max_consecutive_skips: Skips in a row after which the next one raises; at least 1.
+        on_nonfinite: At a NaN or an Inf in a gradient: "record" lets the update pass,
+            "skip" leaves parameters and optimizer as they are, "raise" ends the training.
+        on_spike: The same at a norm or a loss far above the recent ones.
+        max_consecutive_skips: Non-finite steps in a row after which the next one raises,
+            outliers in a row after which the next one counts as usual; at least 1.
         dump_dir: Where to save what replays the first such step; None saves nothing.
 
     Raises:
         ValueError: If an argument is out of its range.
     """
 
-    action: Action = "record"
+    on_nonfinite: Action = "record"
+    on_spike: Spike = RECORDED
     max_consecutive_skips: int = 10
     dump_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.action not in get_args(Action):
-            raise ValueError(
-                f'on_nonfinite must be "record", "skip" or "raise", got {self.action!r}'
-            )
+        check_action("on_nonfinite", self.on_nonfinite)
         if self.max_consecutive_skips < 1:
             raise ValueError(
                 "max_consecutive_skips must be at least 1, "
                 f"got {self.max_consecutive_skips!r}"
             )
-        if self.dump_dir is not None and self.action == "record":
-            raise ValueError('dump_dir needs on_nonfinite="skip" or "raise"')
+        if self.dump_dir is not None and not self.stops:
+            raise ValueError(
+                'dump_dir needs on_nonfinite or on_spike to be "skip" or "raise"'
+            )
+
+    @property
+    def stops(self) -> bool:
+        """Whether some updates are kept from the weights."""
+        return {self.on_nonfinite, self.on_spike.action} != {"record"}
 
 
 class Gate:
@@ -63,69 +79,146 @@ class Gate:
         self,
         optimizer: Optimizer,
         columns: ParameterColumns,
-        settings: OnNonFinite,
+        settings: Guard,
         dump: Callable[[int, float | None, ParameterColumns], str],
     ) -> None:
         self._optimizer = optimizer
         self._columns = columns
         self._settings = settings
         self._dump = dump
-        self._in_a_row = 0
+        self._nonfinite_in_a_row = 0
+        self._spikes: SpikeWatch | None = None
+        if settings.on_spike.action != "record":
+            most = settings.max_consecutive_skips
+            self._spikes = SpikeWatch(settings.on_spike, most)
 
-    def is_bad(self, *norms: Tensor) -> bool:
-        """Whether norms are not finite, here or on another process.
+    def look(
+        self,
+        step: int,
+        loss: Tensor | float | None,
+        *norms: Tensor,
+        watches_spikes: bool = True,
+    ) -> Bad | None:
+        """Return why an update is not to be, here or on another process; None if it may be.
 
         A scaler that is going to skip the update by itself is left to do so. To be
-        called on every process, with nothing where there are no gradients.
-        """
-        device = self._columns.parameters[0].device
-        bad = torch.zeros((), device=device)
-        for row in norms:
-            bad += (~row.isfinite()).any().to(device)
-        found_inf: Tensor | None = getattr(self._optimizer, "found_inf", None)
-        if found_inf is not None:
-            bad *= (found_inf == 0).to(device).squeeze()
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(bad, distributed.ReduceOp.MAX)
-        found = bool(bad)
-        if not found:
-            self._in_a_row = 0
-        return found
+        called on every process, with no norms where there are no gradients.
 
-    def stop(self, step: int, before: Tensor, now: Tensor, loss: Any) -> None:
+        Args:
+            step: Optimizer steps completed before.
+            loss: Of this process; the largest of all processes counts.
+            norms: Norms before anybody clipped, and as they are now, `[P]` each.
+            watches_spikes: Whether the step is one to compare with others.
+        """
+        before, now, largest_loss = self._on_host(loss, norms)
+        if not (math.isfinite(before) and math.isfinite(now)):
+            return NON_FINITE if self._settings.on_nonfinite != "record" else None
+        self._nonfinite_in_a_row = 0
+        if self._spikes is None or not watches_spikes:
+            return None
+        norm = max(before, now)  # the second, where somebody has made it larger
+        outlier = self._spikes.look(norm, largest_loss)
+        if outlier and self._spikes.has_shifted:
+            warnings.warn(shifted(step, outlier, self._spikes.in_a_row), stacklevel=2)
+            self._spikes.accept(norm, largest_loss)
+            return None
+        return outlier
+
+    def stop(
+        self,
+        step: int,
+        bad: Bad,
+        before: Tensor,
+        now: Tensor,
+        loss: Tensor | float | None,
+    ) -> None:
         """Say what is bad, and take the gradients away from the optimizer.
 
         Args:
             step: Optimizer steps completed before.
+            bad: What `look` returned.
             before: Norms before anybody clipped, `[P]`.
             now: Norms as they are, `[P]`.
             loss: What the closure returned.
 
         Raises:
             NonFiniteGradientError: If asked to, or after too many skips in a row.
+            SpikeError: If asked to.
         """
-        self._in_a_row += 1
-        most = self._settings.max_consecutive_skips
-        value = loss.detach() if isinstance(loss, Tensor) else loss
-        known = float(value) if isinstance(value, (Tensor, float)) else None
-        where = self._dump(step, known, self._columns)
-        raises = self._settings.action == "raise" or self._in_a_row > most
-        if raises or self._in_a_row == 1:
-            said = self._culprits(before, now)
-            text = f"step {step}, {where}: {said}; {advice(known, said)}"
-            if self._in_a_row > most:
-                text += f" (max_consecutive_skips={most} steps were skipped before)"
-            if raises:
-                raise NonFiniteGradientError(text)
-            warnings.warn(f"update skipped at {text}", stacklevel=2)
+        known = None if loss is None else float(loss)
+        where = f"step {step}, {self._dump(step, known, self._columns)}"
+        if isinstance(bad, Outlier):
+            self._say_outlier(where, bad, before)
+        else:
+            self._say_nonfinite(
+                where, torch.where(before.isfinite(), now, before), known
+            )
         for parameter in self._columns.parameters:
             parameter.grad = None  # zeros would still move AdamW
 
-    def _culprits(self, before: Tensor, now: Tensor) -> str:
-        columns = self._columns
-        norms = torch.where(before.isfinite(), now, before).tolist()
-        return culprits(
-            columns.names,
-            [columns.parameters[column] for column in columns.order],
-            [norms[column] for column in columns.order],
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is usual of the steps so far, in a form to save."""
+        return {_SPIKE: self._spikes.state_dict()} if self._spikes else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was usual for another gate."""
+        if self._spikes and _SPIKE in state:
+            self._spikes.load_state_dict(state[_SPIKE])
+
+    def _on_host(
+        self, loss: Tensor | float | None, norms: Sequence[Tensor]
+    ) -> list[float]:
+        """Return the totals before and now and the loss, the largest of all processes."""
+        device = self._columns.parameters[0].device
+        # Wide enough for squares of whatever is a finite norm, where there is such.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        known = math.nan if loss is None or self._spikes is None else loss
+        row = torch.linalg.vector_norm
+        totals = [row(norm.clamp_min(0), dtype=dtype) for norm in norms] or [0.0, 0.0]
+        values = torch.stack(
+            [
+                torch.as_tensor(each, dtype=dtype, device=device)
+                for each in (*totals, known)
+            ]
         )
+        found_inf: Tensor | None = getattr(self._optimizer, "found_inf", None)
+        if found_inf is not None:
+            values = torch.where(found_inf.to(device) > 0, 0.0, values)
+        if distributed.is_available() and distributed.is_initialized():
+            # NaN has no place in an order.
+            values = values.nan_to_num(nan=math.inf, posinf=math.inf)
+            distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        return values.tolist()
+
+    def _say_nonfinite(self, where: str, norms: Tensor, loss: float | None) -> None:
+        self._nonfinite_in_a_row += 1
+        most = self._settings.max_consecutive_skips
+        too_many = self._nonfinite_in_a_row > most
+        raises = self._settings.on_nonfinite == "raise" or too_many
+        if not raises and self._nonfinite_in_a_row > 1:
+            return
+        said = culprits(*self._in_model_order(norms))
+        text = f"{where}: {said}; {advice(loss, said)}"
+        if too_many:
+            text += f" (max_consecutive_skips={most} steps were skipped before)"
+        if raises:
+            raise NonFiniteGradientError(text)
+        warnings.warn(f"update skipped at {text}", stacklevel=3)
+
+    def _say_outlier(self, where: str, outlier: Outlier, before: Tensor) -> None:
+        assert self._spikes is not None  # nobody else finds one
+        raises = self._settings.on_spike.action == "raise"
+        if not raises and self._spikes.in_a_row > 1:
+            return
+        names, _, norms = self._in_model_order(before)
+        text = f"{where}: {outlier}; {carriers(names, norms)}; look at this batch"
+        if raises:
+            raise SpikeError(text)
+        warnings.warn(f"update skipped at {text}", stacklevel=3)
+
+    def _in_model_order(
+        self, norms: Tensor
+    ) -> tuple[Sequence[str], list[Tensor], list[float]]:
+        columns, values = self._columns, norms.tolist()
+        parameters = [columns.parameters[column] for column in columns.order]
+        return columns.names, parameters, [values[column] for column in columns.order]

@@ -20,22 +20,27 @@ from gradguard.gradients.norms import Gradients, total_norm
 from gradguard.gradients.sharding import Shards
 
 
-def engine_of(trainer: Any, policies: Sequence[Policy], *, on_nonfinite: str) -> Any:
+def engine_of(trainer: Any, policies: Sequence[Policy], *, stops: str) -> Any:
     """Return the engine of a Trainer whose strategy is DeepSpeed's.
 
+    Args:
+        trainer: Whose engine.
+        policies: What is to clip.
+        stops: What is to stop updates, as one would write it in code; "" if nothing.
+
     Raises:
-        ValueError: If gradguard is to clip, or to stop updates that are not finite, which
-            the engine does by itself.
+        ValueError: If gradguard is to clip, or to stop updates, which the engine does by
+            itself where they are not finite.
     """
     if policies:
         raise ValueError(
             f"GradGuard(clip={in_words(policies)}) cannot clip under DeepSpeed, whose "
             "engine does: use Trainer(gradient_clip_val=...)"
         )
-    if on_nonfinite != "record":
+    if stops:
         raise ValueError(
-            f"GradGuard(on_nonfinite={on_nonfinite!r}) cannot stop an update of "
-            "DeepSpeed's engine: leave it at 'record'"
+            f"GradGuard({stops}) cannot stop an update of DeepSpeed's engine: leave it "
+            "at 'record'"
         )
     return trainer.strategy.deepspeed_engine
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gradguard.errors import NonFiniteGradientError
+from gradguard.errors import BadStepError
 from gradguard.experiments.config import Experiment, validate
 from gradguard.experiments.run import run
 from gradguard.sweep.results import Result, path
@@ -38,7 +38,7 @@ def _ended(experiment: Experiment, *, kept: bool) -> Result:
     directory = str(Path(experiment.log_dir) / experiment.name) if kept else None
     try:
         outcome = run(experiment, progress=False)
-    except NonFiniteGradientError as ending:
+    except BadStepError as ending:
         return Result({}, {}, {}, float("nan"), 0, None, str(ending), directory)
     assert outcome is not None  # a single process is of rank zero
     return Result(

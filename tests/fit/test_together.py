@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gradguard import ClipNorm, ClipValue, GradGuard
+from gradguard import ClipNorm, ClipValue, GradGuard, Spike
 from gradguard.fit.wanted import Wanted, together
-from gradguard.guard.gate import OnNonFinite
 from gradguard.tensorboard.reader import read_recordings, read_run
 from tests.support.trainers import fit
 
@@ -40,9 +39,19 @@ def test_settings_that_differ_are_refused_before_training(tmp_path: Path) -> Non
             Wanted((ClipNorm(1.0),), every_n_steps=5),
         ),
         (
-            Wanted(on_nonfinite=OnNonFinite("skip", 3), max_scalars=0),
-            Wanted(layer_statistics=True),
-            Wanted((), OnNonFinite("skip", 3), layer_statistics=True, max_scalars=0),
+            Wanted(on_nonfinite="skip", max_consecutive_skips=3),
+            Wanted(layer_statistics=True, max_scalars=0),
+            Wanted(
+                on_nonfinite="skip",
+                max_consecutive_skips=3,
+                layer_statistics=True,
+                max_scalars=0,
+            ),
+        ),
+        (
+            Wanted(on_nonfinite="skip"),
+            Wanted(on_spike=Spike(sigma=8)),
+            Wanted(on_nonfinite="skip", on_spike=Spike(sigma=8)),
         ),
     ],
 )
@@ -61,9 +70,9 @@ def test_each_setting_is_that_of_the_one_that_has_it(
             r"clip: ClipNorm\(max_norm=1.0.* and ClipNorm\(max_norm=2.0",
         ),
         (
-            Wanted(on_nonfinite=OnNonFinite("skip")),
-            Wanted(on_nonfinite=OnNonFinite("raise")),
-            "on_nonfinite: .*'skip'.* and .*'raise'",
+            Wanted(on_nonfinite="skip"),
+            Wanted(on_nonfinite="raise"),
+            "on_nonfinite: 'skip' and 'raise'",
         ),
         (
             Wanted(every_n_steps=2),

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from gradguard import Spike
 from gradguard.tensorboard.reader import read_optimizers
 from tests.support.modes import OBSERVED, OWN, Row
 from tests.support.trainers import same_weights
@@ -34,12 +36,14 @@ def trained(
     row: Row,
     batches: Callable[[], list[Tensor]],
     prepare: Callable[[Any], None] = lambda _: None,
+    **options: Any,
 ) -> Any:
     model = row.make()
     model.batches = batches
     prepare(model)
     make: Any = row.guard  # GradGuard, or a partial of it
-    guard = partial(make, on_nonfinite="skip", max_consecutive_skips=100)
+    options = options or {"on_nonfinite": "skip", "max_consecutive_skips": 100}
+    guard = partial(make, **options)
     replace(row, guard=guard).trainer(path).fit(model)
     return model
 
@@ -66,6 +70,64 @@ def test_skipped_step_has_never_been(tmp_path: Path, row: Row, value: float) -> 
     assert all(run.refused.any() for run in runs)
 
 
+@pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning:torch._"
+)
+@pytest.mark.parametrize(
+    "row",
+    # Evaluations of LBFGS within a step lie orders of magnitude apart by nature.
+    [row for row in ROWS if "lbfgs" not in row.name],
+    ids=lambda row: row.name,
+)
+def test_spike_has_never_been(tmp_path: Path, row: Row) -> None:
+    healthy = row.make().batches() * 6
+    window = 3 if "accumulation" in row.name else 1
+    first = len(healthy) // 2 // window * window
+    planted = range(first, first + window)
+    guard: Any = {"on_spike": Spike(window=8), "max_consecutive_skips": 100}
+
+    def spiking(model: Any) -> None:
+        times_at(planted, model, 1e5, in_loss="tensor_hook" in row.name)
+
+    skipping = trained(
+        tmp_path / "bad",
+        row,
+        lambda: [*healthy[:first], *healthy[:window], *healthy[first:]],
+        spiking,
+        **guard,
+    )
+    without = trained(tmp_path / "healthy", row, lambda: healthy, **guard)
+
+    assert same_weights(skipping, without)
+    for run in read_optimizers(tmp_path / "healthy" / "run").values():
+        assert not run.refused.any()
+    for run in read_optimizers(tmp_path / "bad" / "run").values():
+        assert run.refused.any()
+        assert np.isfinite(run.total_before).all()
+
+
+def times_at(
+    planted: range, model: Any, factor: float, *, in_loss: bool = False
+) -> None:
+    """Multiply gradients by a factor at some batches: behind all hooks, or by the loss."""
+
+    def planting() -> bool:
+        return model.trainer.fit_loop.epoch_loop.batch_idx in planted
+
+    def scale(parameter: Any) -> None:
+        if planting():
+            parameter.grad.mul_(factor)
+
+    if in_loss:
+        loss = model.loss
+        model.loss = lambda batch: loss(batch) * (factor if planting() else 1)
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(scale)
+
+
 HUGE, TINY = 1e30, 1e-40
 
 
@@ -85,19 +147,8 @@ def test_finite_gradient_of_any_size_is_not_skipped(
 ) -> None:
     batches = row.make().batches()[:4]
 
-    def scaled(model: Any) -> None:
-        def scale(parameter: Any) -> None:
-            if at_last(model):
-                parameter.grad.mul_(factor)
-
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(scale)
-
-    def at_last(model: Any) -> bool:
-        return bool(model.trainer.fit_loop.epoch_loop.batch_idx == len(batches) - 1)
-
-    trained(tmp_path, row, lambda: batches, prepare=scaled)
+    last = range(len(batches) - 1, len(batches))
+    trained(tmp_path, row, lambda: batches, lambda model: times_at(last, model, factor))
 
     for run in read_optimizers(tmp_path / "run").values():
         assert not run.refused[~run.nonfinite].any()

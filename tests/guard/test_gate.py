@@ -416,7 +416,7 @@ def test_dump_replays_the_first_bad_step(tmp_path: Path) -> None:
             {"on_nonfinite": "skip", "max_consecutive_skips": 0},
             "max_consecutive_skips must be at least 1, got 0",
         ),
-        ({"dump_dir": "d"}, 'dump_dir needs on_nonfinite="skip" or "raise"'),
+        ({"dump_dir": "d"}, 'dump_dir needs on_nonfinite or on_spike to be "skip"'),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
