@@ -104,7 +104,7 @@ class GradGuard(Callback):
             fit, if the Trainer clips as well or a pattern of `clip` matches no
             parameter.
 
-    Example:
+    Examples:
         >>> from lightning.pytorch import Trainer
         >>> from gradguard import ClipNorm, GradGuard
         >>> observer = GradGuard()  # Trainer(gradient_clip_val=5.0, callbacks=[observer])

@@ -9,7 +9,7 @@ _MOST = 3
 def named(names: Sequence[str]) -> str:
     """Return a few names in words, and how many more there are.
 
-    Example:
+    Examples:
         >>> named(["a", "b"]), named(["a", "b", "c", "d", "e"])
         ('a and b', 'a, b, c and 2 more')
     """
@@ -22,7 +22,7 @@ def named(names: Sequence[str]) -> str:
 def nearest(word: str, names: Iterable[str]) -> str:
     """Return the name most like the word; above all one that ends in the same part.
 
-    Example:
+    Examples:
         >>> nearest("depth", ["model.width", "model.depth"])
         'model.depth'
     """

@@ -77,7 +77,7 @@ def test_no_code_is_left_unrendered(site: Path) -> None:
         text = re.sub(
             r"<pre.*?</pre>|<code.*?</code>", "", file.read_text(), flags=re.S
         )
-        assert not re.search(r"```|--8<--|:::|\|---", text), file
+        assert not re.search(r"```|--8<--|:::|\|---|&gt;&gt;&gt;", text), file
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -101,6 +101,31 @@ def test_page_fits_and_has_no_complaints(
     wide = "return document.documentElement.scrollWidth - innerWidth"
     assert browser.execute_script(wide) <= 0
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]  # selenium
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_links_stand_out_from_the_page(
+    dark: bool, site: Path, browser: webdriver.Chrome
+) -> None:
+    browse(browser, site / "index.html", width=1280, dark=dark)
+
+    link = browser.find_element(By.CSS_SELECTOR, "article td a")
+    page = browser.find_element(By.TAG_NAME, "body")
+    lights = [
+        luminance(link.value_of_css_property("color")),
+        luminance(page.value_of_css_property("background-color")),
+    ]
+
+    assert (max(lights) + 0.05) / (min(lights) + 0.05) >= 4.5  # WCAG 2.1, AA
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of an `rgba(...)`, 0 to 1 (WCAG 2.1)."""
+    shares = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [
+        x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in shares
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_answer_is_on_the_first_screen(site: Path, browser: webdriver.Chrome) -> None:
