@@ -63,6 +63,7 @@ class GradGuard(Callback):
     - `gradguard/epochs/<hash>`: with `layer_statistics`: tensor `[E, P, 6]`, what
       `gradguard.records.recording.Epochs` holds
     - `gradguard/epoch_numbers/<hash>`: tensor `[E]`: -1 before training, then 0, 1, ...
+    - `gradguard/saved_step/<hash>`: with `dump_dir`: text, where the first bad step is saved
     - `gradients/<parameter>`: a norm at the last step, in the runs `before` and `after`
       below the run, up to `max_scalars`
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gradguard import AdaptiveClip, ByName, ClipNorm, ClipValue, GradGuard, ZClip
+from gradguard import AdaptiveClip, ByName, ClipNorm, ClipValue, GradGuard, Spike, ZClip
 from gradguard.attach import callbacks
 from gradguard.clipping.policy import Policy
 from gradguard.clipping.spec import POLICIES, make
@@ -155,6 +155,20 @@ def test_options_are_switched_on_by_the_same_words(
     assert guard.layer_statistics
 
 
+@pytest.mark.parametrize(
+    ("value", "spike"),
+    [("skip", Spike("skip")), ("raise:8", Spike("raise", sigma=8.0))],
+)
+def test_spikes_are_stopped(
+    value: str, spike: Spike, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADGUARD", f"on_spike={value}")
+
+    (guard,) = callbacks()
+
+    assert guard.on_spike == spike
+
+
 def test_values_with_blanks_and_commas_stand_in_quotes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -243,6 +257,8 @@ def test_every_policy_is_read(
         ("clip_norm=5,clip_norm=1", "GRADGUARD gives clip_norm twice, keep one of"),
         ("dump_dir=it's", "GRADGUARD has a quote that does not end, got"),
         ("clip_norm=-1", "max_norm must be a positive number, got -1.0"),
+        ("on_spike=stop", "GRADGUARD expects record, skip or raise, with sigma behind"),
+        ("on_spike=skip:-1", "expects record, skip or raise, .* got 'skip:-1'"),
     ],
 )
 def test_mistakes_are_named(

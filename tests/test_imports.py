@@ -30,7 +30,7 @@ HOUSE = {
     "health": ("numpy", "names records"),
     "output": ("rich", "errors"),
     "clipping": ("numpy torch", "names records gradients"),
-    "guard": ("numpy torch", "errors names gradients"),
+    "guard": ("numpy torch", "errors names records gradients"),
     "tensorboard": (
         "fsspec google numpy tensorboard werkzeug",
         "palette records health output",
@@ -41,11 +41,12 @@ HOUSE = {
         "errors names records gradients clipping guard tensorboard hooks",
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),
-    "attach": ("", "names scalars clipping callback"),
-    "__init__": ("", "errors clipping callback"),
+    "attach": ("", "names scalars clipping guard callback"),
+    "__init__": ("", "errors clipping guard callback"),
     "experiments": (
         "lightning numpy pydantic pydantic_core torch yaml",
-        "errors names scalars records models data output clipping tensorboard callback",
+        "errors names scalars records models data output clipping guard tensorboard "
+        "callback",
     ),
     "report": (
         "jinja2 matplotlib numpy rich",

@@ -85,3 +85,22 @@ def test_existing_trainer_example_runs(
     runpy.run_path(str(ROOT / "examples/existing_trainer.py"), run_name="__main__")
 
     assert "of 80 steps" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:update skipped:UserWarning")
+@pytest.mark.filterwarnings(r"ignore:step \d+. weights are not finite:UserWarning")
+@pytest.mark.filterwarnings("ignore:GradGuard kept back:UserWarning")
+def test_example_goes_back_to_good_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    runpy.run_path(str(ROOT / "examples/back_to_good_weights.py"), run_name="__main__")
+
+    printed = capsys.readouterr().out
+    assert re.findall(r"weights are finite: (\w+)", printed) == ["False", "True"]
+    assert "last good checkpoint: epoch=1-step=8.ckpt" in printed
+    assert "epochs: 4 steps: 16" in printed

@@ -95,7 +95,7 @@ class ClipNorm:
                 "ClipNorm(norm_type=inf) needs whole gradients, and these are sharded: "
                 "use norm_type=2"
             )
-        largest = _largest(gradients, norms)
+        largest = gradients.largest().to(norms)
         return largest if self.per_parameter else torch.linalg.vector_norm(largest, inf)
 
 
@@ -154,15 +154,3 @@ class ClipValue:
             tensors = gradients.at(positions)
             torch._foreach_clamp_min_(tensors, -self.clip_value)
             torch._foreach_clamp_max_(tensors, self.clip_value)
-
-
-def _largest(gradients: Gradients, norms: Tensor) -> Tensor:
-    """Return the largest absolute value in each gradient, `[n]`; 0 in an empty one."""
-    largest = [norms.new_zeros(())] * len(gradients.tensors)
-    for positions in gradients.groups.values():
-        filled = [at for at in positions if gradients.tensors[at].numel()]
-        if filled:
-            found = torch._foreach_norm([gradients.tensors[at] for at in filled], inf)
-            for at, value in zip(filled, found, strict=True):
-                largest[at] = value.to(norms)
-    return torch.stack(largest)

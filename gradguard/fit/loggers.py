@@ -36,6 +36,7 @@ class Interval(NamedTuple):
         epochs: Statistics by epoch; None for steps.
         step: Updates completed.
         since: Updates completed before the first of them all; None for epochs.
+        saved_in: Where the one bad step of the write is saved; "" for all else.
     """
 
     schema: Schema
@@ -44,6 +45,7 @@ class Interval(NamedTuple):
     epochs: Epochs | None
     step: int
     since: int | None = None
+    saved_in: str = ""
 
 
 class Loggers:
@@ -80,6 +82,10 @@ class Loggers:
     def write_epochs(self, schema: Schema, epochs: Epochs, *, step: int) -> None:
         """Write statistics by epoch; to event files only, others have no place for them."""
         self._put(Interval(schema, None, {}, epochs, step))
+
+    def write_saved_step(self, schema: Schema, step: int, file: str) -> None:
+        """Write where a bad step is saved; to event files only."""
+        self._put(Interval(schema, None, {}, None, step, saved_in=file))
 
     def flush(self) -> None:
         """Wait until everything written to event files is in them."""
@@ -197,6 +203,8 @@ def _to_events(writer: EventWriter, interval: Interval) -> None:
         )
     if interval.epochs is not None:
         writer.write_epochs(interval.schema, interval.epochs, interval.step)
+    if interval.saved_in:
+        writer.write_saved_step(interval.schema, interval.saved_in, interval.step)
 
 
 def _log_metrics(logger: Any, names: "MetricNames", interval: Interval) -> None:

@@ -24,6 +24,7 @@ from gradguard.gradients.scaling import (
     unscaled,
 )
 from gradguard.guard.gate import NON_FINITE, Bad, Gate
+from gradguard.guard.on_device import DeviceGate
 from gradguard.hooks.loss_scale import scale_in_force
 from gradguard.hooks.tensor_hooks import BeforeTensorHooks, before_tensor_hooks
 from gradguard.hooks.update import Update
@@ -65,6 +66,8 @@ class StepRecorder:
         self._due = False
         self._set_aside: State | None = None
         self._hooked: BeforeTensorHooks | None = None
+        self._device_gate: DeviceGate | None = None
+        self._is_alone = True
         self._recorded = False
         self.last_step = -1
         self.missed_before = False
@@ -125,6 +128,9 @@ class StepRecorder:
     def attach(self, optimizer: Optimizer) -> None:
         """See updates by an optimizer, too: one inside the first, or in its place."""
         self._undo.append(self._updates.attach(optimizer))
+        if optimizer is not self.optimizer:
+            self._is_alone = False
+            self._decide_on_host()
 
     def hand_over(self, optimizer: Optimizer) -> None:
         """Go on with another optimizer of the same parameters."""
@@ -197,9 +203,11 @@ class StepRecorder:
             self._undo.pop()()
         if self._hooked:
             self._hooked.close()
+        if self._device_gate:
+            self._device_gate.close()
 
     def write(self) -> None:
-        """Write every step and epoch measured so far."""
+        """Write every step and epoch measured so far, and where a bad step is saved."""
         with np.errstate(all="ignore"):  # what others have asked NumPy to raise
             records = self._drain()
             if records is not None and self._fit.loggers:
@@ -208,19 +216,24 @@ class StepRecorder:
         if epochs is not None and self._fit.loggers:
             step = self._fit.completed
             self._fit.loggers.write_epochs(self._schema, epochs, step=step)
+        saved = self._fit.dump.take_saved(self._columns)
+        if saved is not None and self._fit.loggers:
+            step, file = saved
+            self._fit.loggers.write_saved_step(self._schema, step, str(file))
 
     def learned(self) -> State:
         """Return what the policies and the gate have learned, in a form to save."""
-        gate = self._gate.state_dict() if self._gate else {}
-        return {**self._clipper.state_dict(), **gate}
+        gate = self._device_gate or self._gate
+        return {**self._clipper.state_dict(), **(gate.state_dict() if gate else {})}
 
     def take_up(self, learned: State) -> None:
         """Go on from what the policies and the gate had learned elsewhere."""
         self._set_aside = None
         self._clipper = Clipper.over(self._columns, self._policies)
         self._clipper.load_state_dict(learned)
-        if self._gate:
-            self._gate.load_state_dict(learned)
+        gate = self._device_gate or self._gate
+        if gate:
+            gate.load_state_dict(learned)
 
     def _see_update(self, result: object) -> None:
         """Do at an update what the moment asks for; what an observer lacks is no error."""
@@ -244,15 +257,27 @@ class StepRecorder:
         """Make what depends on the parameters the optimizer holds."""
         if self._hooked:
             self._hooked.close()
+        if self._device_gate:
+            self._device_gate.close()
         parts = self._make(self.optimizer)
         self._columns, self._schema = parts.columns, parts.schema
         self._gate, self._epochs = parts.gate, parts.epochs
+        self._device_gate = parts.device_gate
+        if not self._is_alone:
+            self._decide_on_host()
         self._trainer_clip, self._hooked = parts.trainer_clip, parts.hooked
         self._clipper = Clipper.over(self._columns, self._policies)
         parameters = self._columns.parameters
         steps = self._fit.trainer.log_every_n_steps or _STEPS_PER_WRITE
         self._buffer = Buffer(len(parameters), steps, parameters[0].device)
         self._spikes = SpikeDetector(len(parameters))
+
+    def _decide_on_host(self) -> None:
+        """Do without what is told to one optimizer only: another may do the update."""
+        if self._device_gate and self._gate:
+            self._gate.load_state_dict(self._device_gate.state_dict())
+            self._device_gate.close()
+            self._device_gate = None
 
     def _look_for_hooks(self) -> None:
         if self._hooked:
@@ -273,11 +298,17 @@ class StepRecorder:
         gradients = self._columns.gradients(to_clip=bool(self._policies))
         if not gradients:
             self._before = None
-            if self._gate:  # others may have some, and wait for us
+            # Other processes may have some, and wait for us.
+            if self._device_gate:
+                self._device_gate.decide(loss, None)
+            elif self._gate:
                 self._gate.look(self._fit.completed, loss)
             return
         if self._policies:
             unscale_at_update(self.optimizer, gradients)
+        if self._device_gate:
+            self._take_late(self._device_gate, gradients, loss)
+            return
         norms = self._admitted(gradients, loss)
         if norms is None:
             return
@@ -288,6 +319,22 @@ class StepRecorder:
         self._keep(
             self._fit.completed, before, after_unless_skipped(self.optimizer, after)
         )
+
+    def _take_late(
+        self, gate: DeviceGate, gradients: Gradients, loss: Tensor | float | None
+    ) -> None:
+        """Do as `_take` where only the device knows whether the update is to be."""
+        norms = gradients.norms()
+        before, now = self._before_and_now(norms)
+        is_trial = self._set_aside is not None
+        refused = gate.decide(
+            loss, gradients, before, now, watches_spikes=not is_trial
+        ).to(norms.device)
+        if self._policies:
+            before = self._ahead_of_hooks(norms)
+            now = self._clipper.clip_these(gradients, torch.where(refused, 0, norms))
+        after = after_unless_skipped(self.optimizer, now)
+        self._keep(self._fit.completed, before, torch.where(refused, REFUSED, after))
 
     def _admitted(
         self, gradients: Gradients, loss: Tensor | float | None
@@ -385,6 +432,8 @@ class StepRecorder:
             return None
         records = self._buffer.drain(self._columns.names, self._columns.order)
         self._spikes.learn(records.total_before)
+        if self._device_gate:
+            self._device_gate.tell(records)
         return records
 
     def _in_force(self) -> dict[str, float | Tensor]:

@@ -15,6 +15,7 @@ from gradguard.fit.cautions import (
     clips_too,
     no_statistics,
 )
+from gradguard.fit.checkpoints import keep_good_checkpoints
 from gradguard.fit.context import context
 from gradguard.fit.parts import Parts, schema_of
 from gradguard.fit.recorder import StepRecorder
@@ -112,6 +113,8 @@ class Watch:
                 self._listen_to_engine()
             else:
                 self._listen()
+            if wanted.stops:
+                keep_good_checkpoints(self.fit)
         except BaseException:
             self._leave()
             raise

@@ -151,6 +151,20 @@ class Gradients:
         norms = self._norms(asked)
         return norms if self._whole is None else self._whole(norms)
 
+    def largest(self) -> Tensor:
+        """Return max |g_i| of every tensor, `[n]`, which no square overflows; 0 if empty."""
+        first = self.tensors[0]
+        largest = [first.new_zeros(())] * len(self.tensors)
+        for positions in self.groups.values():
+            filled = [at for at in positions if self.tensors[at].numel()]
+            if filled:
+                found = torch._foreach_norm(
+                    [self.tensors[at] for at in filled], math.inf
+                )
+                for at, value in zip(filled, found, strict=True):
+                    largest[at] = value
+        return torch.stack(_alike(largest, first.device))
+
     def _norms(self, asked: torch.dtype | None) -> Tensor:
         if not self.tensors:
             return torch.zeros(0)

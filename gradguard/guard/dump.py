@@ -29,6 +29,7 @@ class Dump:
         self._batch: Any = None
         self._rng: dict[str, Any] = {}
         self._saved = False
+        self._untold: tuple[ParameterColumns, int, Path] | None = None
 
     def see_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Remember the batch, and the random state its step begins with."""
@@ -47,11 +48,19 @@ class Dump:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             torch.save(self._content(step, loss, columns), file)
+            self._untold = columns, step, file.absolute()
         except Exception as error:  # of the disk, or of a batch that cannot be pickled
             return f"{where} (not saved in {file}: {error})"
         finally:
             self._batch, self._rng = None, {}
         return f"{where} (saved in {file})"
+
+    def take_saved(self, columns: ParameterColumns) -> tuple[int, Path] | None:
+        """Return the step of these parameters that was saved, and where to; once."""
+        if self._untold is None or self._untold[0] is not columns:
+            return None
+        (_, step, file), self._untold = self._untold, None
+        return step, file
 
     def _content(
         self, step: int, loss: float | None, columns: ParameterColumns

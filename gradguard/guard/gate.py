@@ -4,17 +4,19 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.optim import Optimizer
 
 from gradguard.errors import NonFiniteGradientError, SpikeError
 from gradguard.gradients.columns import ParameterColumns
 from gradguard.guard.action import Action, check_action
 from gradguard.guard.culprits import advice, carriers, culprits
+from gradguard.guard.seen import seen_on_host
 from gradguard.guard.spike import RECORDED, Spike
 from gradguard.guard.usual import Outlier, SpikeWatch, shifted
 
@@ -23,7 +25,8 @@ NON_FINITE: Literal["non-finite"] = "non-finite"
 Bad = Outlier | Literal["non-finite"]
 """Why an update is not to be."""
 
-_SPIKE = "spike"
+SPIKE = "spike"
+"""Where a gate keeps its state, beside that of the policies."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Guard:
                 'dump_dir needs on_nonfinite or on_spike to be "skip" or "raise"'
             )
 
-    @property
+    @cached_property
     def stops(self) -> bool:
         """Whether some updates are kept from the weights."""
         return {self.on_nonfinite, self.on_spike.action} != {"record"}
@@ -110,17 +113,19 @@ class Gate:
             norms: Norms before anybody clipped, and as they are now, `[P]` each.
             watches_spikes: Whether the step is one to compare with others.
         """
-        before, now, largest_loss = self._on_host(loss, norms)
+        device = self._columns.parameters[0].device
+        watched = loss if self._spikes else None
+        before, now, largest = seen_on_host(self._optimizer, watched, norms, device)
         if not (math.isfinite(before) and math.isfinite(now)):
             return NON_FINITE if self._settings.on_nonfinite != "record" else None
         self._nonfinite_in_a_row = 0
         if self._spikes is None or not watches_spikes:
             return None
         norm = max(before, now)  # the second, where somebody has made it larger
-        outlier = self._spikes.look(norm, largest_loss)
+        outlier = self._spikes.look(norm, largest)
         if outlier and self._spikes.has_shifted:
             warnings.warn(shifted(step, outlier, self._spikes.in_a_row), stacklevel=2)
-            self._spikes.accept(norm, largest_loss)
+            self._spikes.accept(norm, largest)
             return None
         return outlier
 
@@ -158,37 +163,12 @@ class Gate:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is usual of the steps so far, in a form to save."""
-        return {_SPIKE: self._spikes.state_dict()} if self._spikes else {}
+        return {SPIKE: self._spikes.state_dict()} if self._spikes else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what was usual for another gate."""
-        if self._spikes and _SPIKE in state:
-            self._spikes.load_state_dict(state[_SPIKE])
-
-    def _on_host(
-        self, loss: Tensor | float | None, norms: Sequence[Tensor]
-    ) -> list[float]:
-        """Return the totals before and now and the loss, the largest of all processes."""
-        device = self._columns.parameters[0].device
-        # Wide enough for squares of whatever is a finite norm, where there is such.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        known = math.nan if loss is None or self._spikes is None else loss
-        row = torch.linalg.vector_norm
-        totals = [row(norm.clamp_min(0), dtype=dtype) for norm in norms] or [0.0, 0.0]
-        values = torch.stack(
-            [
-                torch.as_tensor(each, dtype=dtype, device=device)
-                for each in (*totals, known)
-            ]
-        )
-        found_inf: Tensor | None = getattr(self._optimizer, "found_inf", None)
-        if found_inf is not None:
-            values = torch.where(found_inf.to(device) > 0, 0.0, values)
-        if distributed.is_available() and distributed.is_initialized():
-            # NaN has no place in an order.
-            values = values.nan_to_num(nan=math.inf, posinf=math.inf)
-            distributed.all_reduce(values, distributed.ReduceOp.MAX)
-        return values.tolist()
+        if self._spikes and SPIKE in state:
+            self._spikes.load_state_dict(state[SPIKE])
 
     def _say_nonfinite(self, where: str, norms: Tensor, loss: float | None) -> None:
         self._nonfinite_in_a_row += 1

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from gradguard.guard.action import Action, check_action
+from gradguard.records.outliers import SIGMA, WINDOW
 
 Watched = Literal["norm", "loss"]
 
 LEAST_WINDOW = 8
-
-# An outlier stays one when divided by this, however little the usual values scatter.
-FACTOR = 4.0
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class Spike:
     """
 
     action: Action = "skip"
-    sigma: float = 6.0
-    window: int = 128
+    sigma: float = SIGMA
+    window: int = WINDOW
     watch: Sequence[Watched] = ("norm", "loss")
 
     def __post_init__(self) -> None:

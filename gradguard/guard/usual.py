@@ -1,18 +1,13 @@
 """What is usual of a norm and a loss, and which step is far above it."""
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from gradguard.guard.spike import FACTOR, Spike, Watched
-
-_LARGEST = math.log(sys.float_info.max)
+from gradguard.guard.spike import Spike, Watched
+from gradguard.records.outliers import Usual
 
 
 class Outlier(NamedTuple):
@@ -38,54 +33,6 @@ class Outlier(NamedTuple):
         )
 
 
-class Window:
-    """The logarithms of the last usual values of one quantity.
-
-    Args:
-        size: How many.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._logs: NDArray[np.float64] = np.zeros(size)
-        self._count = 0
-
-    def add(self, value: float) -> None:
-        """Take a value for usual, in the place of the oldest; above 0."""
-        self._logs[self._count % len(self._logs)] = math.log(value)
-        self._count += 1
-
-    def bounds(self, sigma: float) -> tuple[float, float]:
-        """Return the usual value and the limit; NaN and Inf where too little is known."""
-        if 2 * self._count < len(self._logs):
-            return math.nan, math.inf
-        logs = self._logs[: self._count]
-        # By hand: `mean` and `std` of an array this short take three times as long.
-        mean = float(logs.sum()) / len(logs)
-        apart = logs - mean
-        sd = math.sqrt(float(apart @ apart) / len(logs))
-        return _exp(mean), _exp(mean + sigma * sd + math.log(FACTOR))
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._count = 0
-
-    def state(self) -> Tensor:
-        """Return the logarithms, the oldest first."""
-        size = len(self._logs)
-        known = self._logs[: min(self._count, size)]
-        return torch.tensor(np.roll(known, -self._count if self._count > size else 0))
-
-    def load(self, state: Tensor) -> None:
-        """Go on from another window, from the last of its values if it was larger."""
-        logs = state.numpy(force=True)[-len(self._logs) :]
-        self._logs[: len(logs)] = logs
-        self._count = len(logs)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < _LARGEST else math.inf
-
-
 class SpikeWatch:
     """Tell the outliers among one optimizer's steps, one by one.
 
@@ -97,7 +44,10 @@ class SpikeWatch:
     def __init__(self, settings: Spike, most: int) -> None:
         self._settings = settings
         self._most = most
-        self._windows = {watched: Window(settings.window) for watched in settings.watch}
+        self._usual = {
+            watched: Usual(settings.window, settings.sigma)
+            for watched in settings.watch
+        }
         self.in_a_row = 0
 
     def look(self, norm: float, loss: float) -> Outlier | None:
@@ -107,14 +57,14 @@ class SpikeWatch:
             norm: Total before clipping; left out where it is not finite and above 0.
             loss: Likewise.
         """
-        values = {"norm": norm, "loss": loss}
-        for watched, window in self._windows.items():
-            usual, limit = window.bounds(self._settings.sigma)
-            if limit < values[watched] < math.inf:
+        values: dict[Watched, float] = {"norm": norm, "loss": loss}
+        logs = self._logs(values)
+        for watched, log in logs.items():
+            if self._usual[watched].is_exceeded_by(log):
                 self.in_a_row += 1
-                return Outlier(watched, values[watched], usual, limit)
+                return Outlier(watched, values[watched], *self._usual[watched].bounds())
         self.in_a_row = 0
-        self._learn(values)
+        self._learn(logs)
         return None
 
     @property
@@ -125,26 +75,36 @@ class SpikeWatch:
     def accept(self, norm: float, loss: float) -> None:
         """Take the level of a step for usual from now on."""
         self.in_a_row = 0
-        for window in self._windows.values():
-            window.clear()
-        self._learn({"norm": norm, "loss": loss})
-
-    def _learn(self, values: Mapping[str, float]) -> None:
-        for watched, window in self._windows.items():
-            if 0 < values[watched] < math.inf:
-                window.add(values[watched])
+        for usual in self._usual.values():
+            usual.clear()
+        self._learn(self._logs({"norm": norm, "loss": loss}))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been learned, in a form to save."""
-        windows = {str(name): window.state() for name, window in self._windows.items()}
-        return {**windows, "in_a_row": self.in_a_row}
+        """Return what is usual, in a form to save."""
+        logs = {
+            str(watched): torch.tensor(usual.logs, dtype=torch.float64)
+            for watched, usual in self._usual.items()
+        }
+        return {**logs, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what another one has learned."""
+        """Go on from what was usual elsewhere."""
         self.in_a_row = state.get("in_a_row", 0)
-        for watched, window in self._windows.items():
-            if watched in state:
-                window.load(state[watched])
+        for watched, usual in self._usual.items():
+            usual.clear()
+            for log in state[watched].tolist() if watched in state else ():
+                usual.add(log)
+
+    def _logs(self, values: Mapping[Watched, float]) -> dict[Watched, float]:
+        return {
+            watched: math.log(values[watched])
+            for watched in self._usual
+            if 0 < values[watched] < math.inf
+        }
+
+    def _learn(self, logs: Mapping[Watched, float]) -> None:
+        for watched, log in logs.items():
+            self._usual[watched].add(log)
 
 
 def shifted(step: int, outlier: Outlier, in_a_row: int) -> str:

@@ -8,6 +8,7 @@ from gradguard.health.exploding import exploding, negative_loss, overshoot
 from gradguard.health.finding import Finding
 from gradguard.health.nonfinite import exploded, nonfinite_loss, overflow, refused
 from gradguard.health.parameters import foreign, no_gradient, unoptimized
+from gradguard.health.spike import spike
 from gradguard.health.vanishing import exploding_at_init, vanishing
 from gradguard.records.recording import Recording
 
@@ -16,6 +17,7 @@ _RULES: tuple[Callable[[Recording], Finding | None], ...] = (
     nonfinite_loss,
     overflow,
     refused,
+    spike,
     exploding,
     overshoot,
     exploding_at_init,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gradguard.health.finding import Finding
-from gradguard.health.steps import only, updates
+from gradguard.health.steps import only, spikes, updates
 from gradguard.health.words import share
 from gradguard.records.recording import Recording
 from gradguard.records.records import Doubles, Flags, Records
@@ -28,6 +28,8 @@ def exploding(recording: Recording) -> Finding | None:
     """
     applied = updates(recording.records)
     rows = np.flatnonzero(_runs_away(applied.total_before))
+    if len(rows):  # a spike has two rises before it now and then
+        rows = np.setdiff1d(rows, [one.row for one in spikes(applied)])
     if not len(rows):
         return None
     unbounded = rows[~applied.clipped[rows]]

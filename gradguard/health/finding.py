@@ -11,6 +11,7 @@ Kind = Literal[
     "frozen",
     "overflow",
     "refused",
+    "spike",
     "exploding",
     "overshoot",
     "exploding-at-init",
@@ -40,6 +41,7 @@ _UNDER_CLIP: dict[Kind, UnderClip] = {
     "exploded": "perhaps prevented",
     "overflow": "bounded",
     "frozen": "bounded",
+    "spike": "bounded",
     "vanishing": "kept",
     "exploding-at-init": "kept",
     "nonfinite-gradient": "not prevented",
@@ -63,6 +65,8 @@ class Finding:
         step: Where to look: optimizer steps completed before; None if nowhere special.
         parameter: The parameter most concerned; None if none is.
         numbers: The evidence, by name.
+        command: A line to copy: it runs a bad step again, or would save one for that; ""
+            where there is no such step.
     """
 
     kind: Kind
@@ -72,6 +76,7 @@ class Finding:
     step: int | None = None
     parameter: str | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+    command: str = ""
 
     @property
     def serious(self) -> bool:

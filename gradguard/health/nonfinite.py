@@ -1,18 +1,24 @@
 """Findings about what is not finite, or too large for float32."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from gradguard.health.finding import Finding
+from gradguard.health.replay import command
 from gradguard.health.steps import updates
 from gradguard.health.words import chosen, share
 from gradguard.names import named
 from gradguard.records.recording import Recording
-from gradguard.records.records import Records
+from gradguard.records.records import Flags, Records
 
 # An explosion shows in one of this many updates before, by this much over the median;
 # fewer updates cannot tell.
 _UPDATES = 3
 _GROWTH = 10.0
+
+# What stops such a step.
+_SKIP = 'on_nonfinite="skip"'
 
 
 def exploded(recording: Recording) -> Finding | None:
@@ -42,6 +48,7 @@ def exploded(recording: Recording) -> Finding | None:
         step,
         first[0],
         {"nonfinite_steps": float(bad.sum()), "parameters": float(len(first))},
+        command(recording, [step], keep=_SKIP),
     )
 
 
@@ -96,21 +103,43 @@ def overflow(recording: Recording) -> Finding | None:
 
 
 def refused(recording: Recording) -> Finding | None:
-    """Count the steps that gradguard kept from the weights."""
+    """Count the steps that gradguard kept from the weights, by what it did so for."""
     records = recording.records
     if not records.refused.any():
         return None
-    step = int(records.steps[np.argmax(records.refused)])
+    steps = records.steps[records.refused]
+    nonfinite = records.refused & records.nonfinite
+    finite = records.refused & ~records.nonfinite
+    numbers = {
+        "refused_steps": nonfinite.sum() + finite.sum(),
+        "finite_refused_steps": finite.sum(),
+    }
     return Finding(
         "refused",
         "warning",
-        f"gradguard skipped {share(records.refused)} for a non-finite gradient, "
-        f"the first at step {step}.",
+        f"gradguard skipped {share(records.refused)}: "
+        f"{' and '.join(_reasons(records, nonfinite, finite))}.",
         "A few are bad batches; many are a learning rate that is too high or a "
         "clip that is missing.",
-        step,
-        numbers={"refused_steps": float(records.refused.sum())},
+        int(steps[0]),
+        numbers={name: float(count) for name, count in numbers.items()},
+        command=command(
+            recording,
+            steps,
+            keep=_SKIP if nonfinite.any() else 'on_spike="skip"',
+        ),
     )
+
+
+def _reasons(records: Records, nonfinite: Flags, finite: Flags) -> Iterator[str]:
+    """Yield why steps were skipped, and how many."""
+    for which, why in (
+        (nonfinite, "for a non-finite gradient"),
+        (finite, "with finite gradients, for a spike"),
+    ):
+        if which.any():
+            first = records.steps[np.argmax(which)]
+            yield f"{int(which.sum())} {why}, the first at step {first}"
 
 
 def _grew(records: Records, row: int) -> bool:

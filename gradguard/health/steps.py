@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.records.outliers import Outlier, outliers
 from gradguard.records.records import Flags, Floats, Records
 
 # Steps that a median over steps is taken from: enough for two digits, and few enough
@@ -24,6 +25,21 @@ def finite_updates(records: Records) -> Records:
     applied = updates(records)
     bad = np.flatnonzero(applied.nonfinite)
     return applied[: bad[0]] if len(bad) else applied
+
+
+def spikes(records: Records) -> list[Outlier]:
+    """Return the steps whose total is far above the usual one before them, and came back.
+
+    Without those that ended in an update that was not finite: that was no spike.
+    """
+    lost = {*np.flatnonzero(records.nonfinite & ~records.refused).tolist()}
+    found: list[Outlier] = []
+    for one in reversed(outliers(records.total_before)):
+        if one.row + 1 in lost:
+            lost.add(one.row)
+        else:
+            found.append(one)
+    return found[::-1]
 
 
 def only(records: Records, rows: Flags) -> Records:

@@ -6,9 +6,9 @@ import numpy as np
 
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Finding, UnderClip
-from gradguard.health.steps import updates
+from gradguard.health.steps import spikes, updates
 from gradguard.records.recording import Recording
-from gradguard.records.records import LARGEST_FLOAT32_NORM, Doubles
+from gradguard.records.records import LARGEST_FLOAT32_NORM, Records
 
 # Of the first total. In both bundled systems that explode the best threshold is there:
 # 2 to 5 of 459 in the MLP, 1 of 94 in the SRN; at the first total itself neither learns.
@@ -47,6 +47,8 @@ def suggest(recording: Recording) -> Suggestion:
             "keeps their ratio.",
         )
     first = float(applied.total_before[0])
+    spiked = any(one.kind == "spike" and one.serious for one in found)
+    found = [one for one in found if one.kind != "spike"]
     explodes = _any(found, "prevented", "perhaps prevented", "bounded")
     if explodes or not np.isfinite(first):
         return _from_the_first(first)
@@ -55,14 +57,9 @@ def suggest(recording: Recording) -> Suggestion:
             None,
             "A NaN or Inf came, and no growth was found before it: no clip prevents that.",
         )
-    if not applied.clipped.any():
-        largest = _rounded(float(applied.total_before.max()))
-        return Suggestion(
-            None,
-            "Nothing explodes, so none is needed. As an insurance, "
-            f"{largest:g} would have left this run as it is.",
-        )
-    return _from_the_clip(applied.total_after[np.isfinite(applied.total_after)])
+    if spiked:
+        return _below_the_spikes(applied)
+    return _from_the_clip(applied) if applied.clipped.any() else _insurance(applied)
 
 
 def _from_the_first(first: float) -> Suggestion:
@@ -81,7 +78,27 @@ def _from_the_first(first: float) -> Suggestion:
     )
 
 
-def _from_the_clip(totals_after: Doubles) -> Suggestion:
+def _below_the_spikes(applied: Records) -> Suggestion:
+    rows = [one.row for one in spikes(applied)]
+    largest = _rounded(float(np.delete(applied.total_before, rows).max()))
+    return Suggestion(
+        largest,
+        f"Every total but those of the spikes is at most {largest:g}: a clip there bounds "
+        "the spikes and leaves all other steps as they are.",
+    )
+
+
+def _insurance(applied: Records) -> Suggestion:
+    largest = _rounded(float(applied.total_before.max()))
+    return Suggestion(
+        None,
+        "Nothing explodes, so none is needed. As an insurance, "
+        f"{largest:g} would have left this run as it is.",
+    )
+
+
+def _from_the_clip(applied: Records) -> Suggestion:
+    totals_after = applied.total_after[np.isfinite(applied.total_after)]
     if not len(totals_after):
         return Suggestion(None, "No total after clipping is finite.")
     max_norm = _rounded(float(np.quantile(totals_after, _QUANTILE)))

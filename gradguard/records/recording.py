@@ -57,6 +57,18 @@ class Abandoned(NamedTuple):
     steps: int
 
 
+class SavedStep(NamedTuple):
+    """A bad step that was saved to be run again.
+
+    Attributes:
+        step: Optimizer steps completed before it.
+        file: Where it is, on the machine that trained.
+    """
+
+    step: int
+    file: str
+
+
 @dataclass(frozen=True, eq=False)
 class Epochs:
     """Statistics of `P` parameters at `E` moments: before the first epoch, after each.
@@ -93,6 +105,7 @@ class Recording:
         unoptimized: Trainable parameters that no optimizer of the run holds.
         epochs: Statistics by parameter and epoch; None where none were asked for.
         abandoned: Steps left out, by the branch they were of.
+        saved_steps: Bad steps that were saved to be run again.
     """
 
     records: Records
@@ -100,6 +113,7 @@ class Recording:
     unoptimized: tuple[str, ...] = ()
     epochs: Epochs | None = None
     abandoned: tuple[Abandoned, ...] = ()
+    saved_steps: tuple[SavedStep, ...] = ()
 
     @property
     def clipping(self) -> str:

@@ -1,12 +1,13 @@
 """A recording in, the numbers that sum it up out: of the whole, and by parameter."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradguard.records.recording import Recording
-from gradguard.records.records import Flags, Floats, Records
+from gradguard.records.records import Doubles, Flags, Floats, Records
 from gradguard.report.view import View
 
 
@@ -23,7 +24,11 @@ class Facts:
         total_before_first: L2 norm over all parameters before clipping.
         total_before_median: The same, median over the steps.
         total_before_largest: The same, largest.
+        total_before_largest_step: Where that was; None if no total is finite.
+        total_before_largest_parameter: Of which gradient most of it is; None as well.
         total_after_largest: Largest L2 norm over all parameters after clipping.
+        total_after_largest_step: Where that was; None if no total is finite.
+        total_after_largest_parameter: Of which gradient most of it is; None as well.
         smallest_coefficient: Smallest after / before of the total.
         nonfinite_steps: Steps with a NaN or Inf in a gradient.
         first_nonfinite_step: The first of them; None if there is none.
@@ -42,7 +47,11 @@ class Facts:
     total_before_first: float
     total_before_median: float
     total_before_largest: float
+    total_before_largest_step: int | None
+    total_before_largest_parameter: str | None
     total_after_largest: float
+    total_after_largest_step: int | None
+    total_after_largest_parameter: str | None
     smallest_coefficient: float
     nonfinite_steps: int
     first_nonfinite_step: int | None
@@ -59,6 +68,8 @@ def facts(recording: Recording) -> Facts:
     before = _finite(records.total_before)
     # NaN stands for "not recorded" too: where there is nothing else, that is what it is.
     loss_known = not np.isnan(records.loss).all()
+    peak_before = _peak(records, records.before, records.total_before)
+    peak_after = _peak(records, records.after, records.total_after)
     return Facts(
         parameters=len(records.names),
         steps=len(records.steps),
@@ -67,8 +78,12 @@ def facts(recording: Recording) -> Facts:
         clip_fraction=records.clip_fraction,
         total_before_first=float(before[0]),
         total_before_median=float(np.median(before)),
-        total_before_largest=float(before.max()),
-        total_after_largest=float(_finite(records.total_after).max()),
+        total_before_largest=peak_before.total,
+        total_before_largest_step=peak_before.step,
+        total_before_largest_parameter=peak_before.parameter,
+        total_after_largest=peak_after.total,
+        total_after_largest_step=peak_after.step,
+        total_after_largest_parameter=peak_after.parameter,
         smallest_coefficient=float(_finite(records.coefficient).min()),
         nonfinite_steps=int(records.nonfinite.sum()),
         first_nonfinite_step=_first(records, records.nonfinite),
@@ -80,6 +95,23 @@ def facts(recording: Recording) -> Facts:
             _first(records, ~np.isfinite(records.loss)) if loss_known else None
         ),
     )
+
+
+class _Peak(NamedTuple):
+    """The largest finite total: how large, at which step, mostly of which parameter."""
+
+    total: float
+    step: int | None
+    parameter: str | None
+
+
+def _peak(records: Records, norms: Floats, totals: Doubles) -> _Peak:
+    finite = np.isfinite(totals)
+    if not finite.any():
+        return _Peak(np.nan, None, None)
+    row = int(np.argmax(np.where(finite, totals, -1)))
+    column = int(np.argmax(np.nan_to_num(norms[row])))
+    return _Peak(float(totals[row]), int(records.steps[row]), records.names[column])
 
 
 @dataclass(frozen=True)

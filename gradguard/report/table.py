@@ -1,12 +1,14 @@
 """Runs in, tables and findings for a terminal out."""
 
+from collections.abc import Iterator
+
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradguard.health.finding import Severity
+from gradguard.health.finding import Finding, Severity
 from gradguard.report import words
 from gradguard.report.facts import parameter_facts
 from gradguard.report.runs import Found, Run
@@ -14,6 +16,9 @@ from gradguard.report.view import View
 
 # Room for "total before, largest", and for one run beside it.
 _FACT, _RUN = 25, 17
+
+# Where the text of a finding begins.
+_TEXT = 2 + len("warning") + 1
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -34,7 +39,7 @@ def print_report(found: Found, console: Console, *, view: View, by_layer: bool) 
         console.print(Text(run.label, style="bold"))
         if by_layer:
             console.print(*layers_tables(run, view))
-        console.print(health(run))
+        console.print(health(run), crop=False)
     for sentence in words.left_out(found):
         console.print(Text(sentence), style="dim")
 
@@ -66,10 +71,7 @@ def layers_tables(run: Run, view: View) -> list[Table]:
 def health(run: Run) -> Group:
     """Return what is the matter with a run, what it leaves out, and its threshold."""
     return Group(
-        *(
-            finding_lines(finding.severity, f"{finding} {finding.advice}")
-            for finding in run.findings
-        ),
+        *(line for finding in run.findings for line in _with_command(finding)),
         *([] if run.findings else [Padding("Nothing found.", (0, 0, 0, 2))]),
         *(
             Padding(Text(sentence, style="dim"), (0, 0, 0, 2))
@@ -77,6 +79,14 @@ def health(run: Run) -> Group:
         ),
         Padding(Text(words.suggested(run)), (0, 0, 1, 2)),
     )
+
+
+def _with_command(finding: Finding) -> Iterator[RenderableType]:
+    """Yield a finding with its advice, and the line to copy, whole however long it is."""
+    yield finding_lines(finding.severity, f"{finding} {finding.advice}")
+    if finding.command:
+        indent = " " * _TEXT
+        yield Text(indent + finding.command, "dim", no_wrap=True, overflow="ignore")
 
 
 def finding_lines(severity: Severity, text: str) -> Padding:

@@ -35,8 +35,16 @@ def _in_words(run: Run, known: Facts) -> dict[str, str]:
         "clipped": f"{known.clip_fraction:.1%} of steps",
         "total before, first": number(known.total_before_first),
         "total before, median": number(known.total_before_median),
-        "total before, largest": number(known.total_before_largest),
-        "total after, largest": number(known.total_after_largest),
+        "total before, largest": _largest(
+            known.total_before_largest,
+            known.total_before_largest_step,
+            known.total_before_largest_parameter,
+        ),
+        "total after, largest": _largest(
+            known.total_after_largest,
+            known.total_after_largest_step,
+            known.total_after_largest_parameter,
+        ),
         "coefficient, smallest": number(known.smallest_coefficient),
         "non-finite steps": _counted(known.nonfinite_steps, known.first_nonfinite_step),
         "non-finite loss": _loss(known),
@@ -106,6 +114,12 @@ def _steps(known: Facts) -> str:
             f", from {known.first_step}" * bool(known.first_step)
         )
     return f"{known.steps} of {known.first_step} to {known.last_step}"
+
+
+def _largest(total: float, step: int | None, parameter: str | None) -> str:
+    if step is None:
+        return number(total)
+    return f"{number(total)}, step {step}, {parameter}"
 
 
 def _counted(count: int, first: int | None) -> str:

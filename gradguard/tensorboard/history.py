@@ -11,8 +11,8 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import NamedTuple
 
-from gradguard.records.recording import Abandoned
-from gradguard.tensorboard.join import EpochWrite, Write
+from gradguard.records.recording import Abandoned, SavedStep
+from gradguard.tensorboard.join import EpochWrite, SavedWrite, Write
 
 
 class Dated(NamedTuple):
@@ -26,7 +26,7 @@ class Dated(NamedTuple):
 
     wall_time: float
     step: int
-    write: Write | EpochWrite | None
+    write: Write | EpochWrite | SavedWrite | None
 
     def is_of(self, optimizer: str) -> bool:
         """Whether it says anything of an optimizer."""
@@ -41,7 +41,7 @@ class Dated(NamedTuple):
     @property
     def since(self) -> int | None:
         """From which step on earlier events are void; None if they are not."""
-        if isinstance(self.write, EpochWrite):
+        if isinstance(self.write, (EpochWrite, SavedWrite)):
             return None
         if self.write is None or not self.write.steps.size:
             return self.step
@@ -55,11 +55,13 @@ class Living(NamedTuple):
         writes: In order, without the steps that were abandoned.
         epoch_writes: The same of statistics by epoch.
         abandoned: What was left out, in the order in which it was.
+        saved_steps: Bad steps that were saved.
     """
 
     writes: list[Write]
     epoch_writes: list[EpochWrite]
     abandoned: tuple[Abandoned, ...]
+    saved_steps: tuple[SavedStep, ...]
 
 
 def living(events: Iterable[Dated]) -> Living:
@@ -67,8 +69,12 @@ def living(events: Iterable[Dated]) -> Living:
     writes: list[Write] = []
     epochs: list[Dated] = []
     abandoned: list[Abandoned] = []
+    saved: list[SavedStep] = []
     declared = False
     for event in events:
+        if isinstance(event.write, SavedWrite):
+            saved.append(SavedStep(event.step, event.write.file))
+            continue
         since = event.since
         if since is None:
             epochs.append(event)
@@ -77,6 +83,7 @@ def living(events: Iterable[Dated]) -> Living:
         # Until version 2 statistics were dated by the update after their last.
         while epochs and epochs[-1].step > since:
             epochs.pop()
+        saved = [one for one in saved if one.step < since]
         if left_out and declared:  # the same session cuts again, where it goes on
             step, steps = abandoned.pop()
             since, left_out = min(step, since), steps + left_out
@@ -87,7 +94,9 @@ def living(events: Iterable[Dated]) -> Living:
             writes.append(event.write)
     # What is without steps says what the columns are, if nothing else does.
     writes = [write for write in writes if write.steps.size] or writes
-    return Living(writes, [_epochs(event) for event in epochs], tuple(abandoned))
+    return Living(
+        writes, [_epochs(event) for event in epochs], tuple(abandoned), tuple(saved)
+    )
 
 
 def _cut(writes: list[Write], since: int) -> int:

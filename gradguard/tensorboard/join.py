@@ -12,6 +12,7 @@ from gradguard.records.recording import (
     ClipInForce,
     Epochs,
     Recording,
+    SavedStep,
 )
 from gradguard.records.records import MISSING, Floats, Records, from_stored
 from gradguard.records.schema import Schema
@@ -54,10 +55,23 @@ class EpochWrite(NamedTuple):
     values: Floats
 
 
+class SavedWrite(NamedTuple):
+    """Where a bad step is saved, as it was written.
+
+    Attributes:
+        schema: Whose step.
+        file: Where it is.
+    """
+
+    schema: Schema
+    file: str
+
+
 def join(
     writes: list[Write],
     epoch_writes: Sequence[EpochWrite] = (),
     abandoned: tuple[Abandoned, ...] = (),
+    saved_steps: tuple[SavedStep, ...] = (),
 ) -> Recording:
     """Put one optimizer's writes in order, over the union of their parameters.
 
@@ -66,6 +80,7 @@ def join(
             last counts.
         epoch_writes: The same of statistics by epoch, if there are any.
         abandoned: What was left out of them.
+        saved_steps: Bad steps that were saved.
     """
     return Recording(
         _records(writes),
@@ -73,6 +88,7 @@ def join(
         writes[-1].schema.unoptimized,
         _epochs(epoch_writes) if epoch_writes else None,
         abandoned,
+        saved_steps,
     )
 
 

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.types_pb2 import DT_INT64
+from tensorboard.compat.proto.types_pb2 import DT_INT64, DT_STRING
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from gradguard.records.recording import STATISTICS, Recording
@@ -20,7 +20,7 @@ from gradguard.records.records import Records
 from gradguard.records.schema import NewerSchemaError, Schema
 from gradguard.tensorboard import places, tags
 from gradguard.tensorboard.history import Dated, living
-from gradguard.tensorboard.join import EpochWrite, Write, join
+from gradguard.tensorboard.join import EpochWrite, SavedWrite, Write, join
 
 # A record of an event file is: length (8 bytes), its checksum (4), data, checksum (4).
 _HEADER = struct.Struct("<QI")
@@ -31,9 +31,10 @@ _FOOTER_BYTES = 4
 _SESSION = re.compile(rb"(\x09.{8})?(\x10[\x80-\xff]*[\x00-\x7f])?\x3a", re.DOTALL)
 
 # By the kind of tensor that leads an event: what it is read as, and from which tensors.
-_PARTS: dict[str, tuple[type[Write] | type[EpochWrite] | None, tuple[str, ...]]] = {
+_PARTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     tags.NORMS: (Write, (tags.STEPS, tags.NORMS, tags.LOSS)),
     tags.EPOCHS: (EpochWrite, (tags.EPOCH_NUMBERS, tags.EPOCHS)),
+    tags.SAVED_STEP: (SavedWrite, (tags.SAVED_STEP,)),
 }
 
 
@@ -154,7 +155,9 @@ def _events(file: str) -> Iterator[Dated]:
             yield from (Dated(event.wall_time, event.step, write) for write in writes)
 
 
-def _decoded(event: Any, schemas: dict[str, Schema]) -> Iterator[Write | EpochWrite]:
+def _decoded(
+    event: Any, schemas: dict[str, Schema]
+) -> Iterator[Write | EpochWrite | SavedWrite]:
     """Yield what one event holds; schemas by tag are those of the events before it."""
     values = {value.tag: value for value in event.summary.value}
     for tag, value in values.items():
@@ -165,9 +168,10 @@ def _decoded(event: Any, schemas: dict[str, Schema]) -> Iterator[Write | EpochWr
             schemas[tag] = Schema.decode(value.metadata.plugin_data.content)
         schema = schemas[tag]
         write = make(
-            schema, *(_array(values[schema.tag(kind)].tensor) for kind in kinds)
+            schema, *(_content(values[schema.tag(kind)].tensor) for kind in kinds)
         )
-        _require_shapes(write)
+        if not isinstance(write, SavedWrite):
+            _require_shapes(write)
         yield write
 
 
@@ -202,7 +206,10 @@ def _payloads(file: str) -> Iterator[tuple[int, bytes]]:
             position += _HEADER.size + len(data)
 
 
-def _array(tensor: TensorProto) -> NDArray[Any]:
+def _content(tensor: TensorProto) -> NDArray[Any] | str:
+    if tensor.dtype == DT_STRING:
+        (text,) = tensor.string_val
+        return str(text, "utf-8")
     dtype = np.int64 if tensor.dtype == DT_INT64 else np.float32
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)

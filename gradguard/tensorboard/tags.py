@@ -14,6 +14,9 @@ ABANDONED = "gradguard/abandoned"
 EPOCHS = "gradguard/epochs"
 EPOCH_NUMBERS = "gradguard/epoch_numbers"
 
+# Tensor: where a bad step is saved, one text; its event is dated by that step.
+SAVED_STEP = "gradguard/saved_step"
+
 # Below the run's directory, one run each, so that TensorBoard draws them in two colours
 # on the same chart.
 BEFORE_RUN = "before"

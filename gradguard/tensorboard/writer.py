@@ -21,7 +21,7 @@ from tensorboard.compat.proto.summary_pb2 import (
 )
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT64
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_INT64, DT_STRING
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from gradguard.records.recording import Epochs
@@ -123,6 +123,12 @@ class EventWriter:
         }
         self._add(max(0, step - 1), list(self._tensors(schema, arrays)))
 
+    def write_saved_step(self, schema: Schema, file: str, step: int) -> None:
+        """Write where a bad step is saved, as one event, dated by that step."""
+        self._require_room(len(file))
+        texts: Arrays = {tags.SAVED_STEP: np.array([file])}
+        self._add(step, list(self._tensors(schema, texts)))
+
     def flush(self) -> None:
         """Wait until everything written is in the files."""
         self._sink.flush()
@@ -215,10 +221,14 @@ def _scalars(scalars: Mapping[str, float]) -> Iterator[Summary.Value]:
 
 
 def _tensor(array: NDArray[np.generic]) -> TensorProto:
+    shape = TensorShapeProto(
+        dim=[TensorShapeProto.Dim(size=size) for size in array.shape]
+    )
+    if array.dtype.kind == "U":
+        texts = [text.encode() for text in array.tolist()]
+        return TensorProto(dtype=DT_STRING, tensor_shape=shape, string_val=texts)
     return TensorProto(
         dtype=DT_INT64 if array.dtype == np.int64 else DT_FLOAT,
-        tensor_shape=TensorShapeProto(
-            dim=[TensorShapeProto.Dim(size=size) for size in array.shape]
-        ),
+        tensor_shape=shape,
         tensor_content=np.ascontiguousarray(array).tobytes(),
     )

@@ -137,6 +137,7 @@ def test_surface_is_this() -> None:
         "train --log-every-n-steps",
         "train --lr",
         "train --max-consecutive-skips",
+        "train --on-spike",
         "train --max-epochs",
         "train --model",
         "train --num-nodes",
@@ -336,6 +337,7 @@ def test_clip_flags_are_policies_in_their_order(
         *("train", "--model", "srn", "--clip", "auto:20", "--clip", "zclip"),
         *("--clip-by-name", "*.bias=value:10", "--clip-by-name", "*=agc:0.5"),
         *("--max-epochs", "1", "--log-dir", str(tmp_path), "--on-nonfinite", "skip"),
+        *("--on-spike", "skip:8"),
     )
     (written,) = tmp_path.glob("*/*/experiment.yaml")
 
@@ -343,6 +345,7 @@ def test_clip_flags_are_policies_in_their_order(
     assert "auto 20, then zclip 2.5, then by name" in " ".join(out.split())
     again = resolve(config=str(written))
     assert again.on_nonfinite == "skip"
+    assert (again.on_spike.action, again.on_spike.sigma) == ("skip", 8)
     assert again.clipping == (
         "auto 20, then zclip 2.5, then by name (*.bias value 10; * agc 0.5)"
     )

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradguard import Spike
 from gradguard.clipping.spec import POLICIES, either
 from gradguard.errors import ConfigError
 from gradguard.experiments import yaml_text
@@ -229,6 +231,36 @@ def test_every_policy_has_its_yaml() -> None:
         "by name (rnn.* value 10, then norm 1; * zclip 3)"
     )
     assert experiment.on_nonfinite == "raise"
+
+
+@pytest.mark.parametrize(
+    ("text", "spike"),
+    [
+        ("skip", Spike("skip")),
+        ("raise:8", Spike("raise", sigma=8)),
+        ("{sigma: 5, window: 64}", Spike("skip", sigma=5, window=64)),
+        ("{action: raise, watch: [loss]}", Spike("raise", watch=["loss"])),
+    ],
+)
+def test_spike_is_an_action_or_its_options(text: str, spike: Spike) -> None:
+    experiment = resolve(config="srn", assignments=[f"on_spike={text}"])
+    again = resolve(config="srn", values=parse(dump(experiment)))
+
+    assert experiment.on_spike.value == again.on_spike.value == spike
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stop", "on_spike.action should be 'record', 'skip' or 'raise', got 'stop'"),
+        ("skip:x", "on_spike.sigma should be a valid number, got 'x'"),
+        ("{sigm: 3}", "on_spike.sigm is not a setting, did you mean on_spike.sigma?"),
+        ("{window: 4}", "on_spike.window should be greater than or equal to 8, got 4"),
+    ],
+)
+def test_mistakes_in_a_spike_are_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve(config="srn", assignments=[f"on_spike={text}"])
 
 
 def test_every_field_of_a_policy_is_kept_in_the_file() -> None:

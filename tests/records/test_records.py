@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gradguard.records.intervals import interval_scalars
 from gradguard.records.records import Records, from_stored, thinned, to_stored
 
 
@@ -75,6 +76,20 @@ def test_overflow_is_a_finite_total_beyond_float32_arithmetic() -> None:
     run = records([[2e19], [1e19], [math.inf]], [[1.0], [1.0], [1.0]])
 
     assert run.overflow.tolist() == [True, False, False]
+
+
+def test_step_that_gradguard_refused_over_finite_norms_is_a_skip_alone() -> None:
+    run = records([[1.0], [500.0], [2.0]], [[1.0], [-2.0], [2.0]])
+
+    scalars = interval_scalars(run)
+
+    assert run.refused.tolist() == [False, True, False]
+    assert not run.nonfinite.any()
+    assert not run.skipped.any()
+    assert scalars["gradguard/skipped_steps"] == 1
+    assert scalars["gradguard/nonfinite_steps"] == 0
+    assert scalars["gradguard/total_before_max"] == 2
+    assert scalars["gradguard/coefficient_min"] == 1
 
 
 def test_clip_fraction_of_no_steps_is_nan() -> None:

@@ -10,7 +10,7 @@ from tensorboard.data.provider import TensorDatum
 from gradguard.records.recording import Abandoned
 from gradguard.records.schema import Schema
 from gradguard.tensorboard.history import Dated
-from gradguard.tensorboard.join import EpochWrite, Write
+from gradguard.tensorboard.join import EpochWrite, SavedWrite, Write
 
 Tensors = Mapping[str, list[TensorDatum]]
 """One kind of tensor that events hold, by the hash of their schema."""
@@ -41,6 +41,18 @@ def epoch_events(
                 numbers[schema.suffix], values[schema.suffix]
             )
             if _fit(arrays, (len(schema.names), width))
+        ]
+        for schema in schemas
+    ]
+
+
+def saved_events(schemas: list[Schema], files: Tensors) -> list[list[Dated]]:
+    """Return the events of each schema that tell where a bad step is saved."""
+    return [
+        [
+            Dated(datum.wall_time, datum.step, SavedWrite(schema, text.decode()))
+            for datum in files[schema.suffix]
+            for text in datum.numpy.tolist()
         ]
         for schema in schemas
     ]

@@ -22,6 +22,7 @@ class Highlight(NamedTuple):
         text: What is the matter, a sentence or two.
         severity: "error", "warning" or "note" of a finding; "" of a large norm.
         advice: What to try; "" of a large norm.
+        command: A line to copy that runs the step again, or would save one; "" for none.
     """
 
     step: int | None
@@ -29,6 +30,7 @@ class Highlight(NamedTuple):
     text: str
     severity: Severity | Literal[""] = ""
     advice: str = ""
+    command: str = ""
 
 
 def highlights(run: LoadedRun, *, most: int = 3) -> list[Highlight]:
@@ -67,6 +69,7 @@ def _findings(run: LoadedRun) -> list[Highlight]:
             found.text,
             found.severity,
             found.advice,
+            found.command,
         )
         for found in diagnose(run.recording)
     ]

@@ -16,7 +16,12 @@ from gradguard.records.schema import Schema
 from gradguard.tensorboard import tags
 from gradguard.tensorboard.history import living, merged
 from gradguard.tensorboard.join import join
-from gradguard.tensorboard.page.events import epoch_events, told, write_events
+from gradguard.tensorboard.page.events import (
+    epoch_events,
+    saved_events,
+    told,
+    write_events,
+)
 
 # A run's norms beyond this are sampled, write by write: the data server sends at most
 # 256 MiB at once, and reading takes four times as much memory as is read.
@@ -171,7 +176,7 @@ class Library:
         try:
             steps, loss = tensors(tags.STEPS), tensors(tags.LOSS)
             norms = tensors(tags.NORMS, _affordable(schemas, steps, width=2))
-            gone = tensors(tags.ABANDONED)
+            gone, saved = tensors(tags.ABANDONED), tensors(tags.SAVED_STEP)
             numbers = tensors(tags.EPOCH_NUMBERS)
             width = len(STATISTICS)
             most = _affordable(schemas, numbers, width=width)
@@ -183,6 +188,7 @@ class Library:
         streams = [
             *write_events(schemas, steps=steps, norms=norms, loss=loss),
             *epoch_events(schemas, numbers=numbers, values=epochs, width=width),
+            *saved_events(schemas, saved),
         ]
         kept = living(merged(streams))
         writes = [write for write in kept.writes if len(write.norms)]
@@ -193,6 +199,7 @@ class Library:
             writes,
             kept.epoch_writes,
             kept.abandoned if abandoned is None else abandoned,
+            kept.saved_steps,
         )
         return LoadedRun(recording, len(kept.writes), len(writes))
 

@@ -103,7 +103,7 @@ export function showChoices(summary) {
 }
 
 export function showHighlights(highlights, redraw) {
-  const items = highlights.map(({ step, parameter, text, severity, advice }) => {
+  const items = highlights.map(({ step, parameter, text, severity, advice, command }) => {
     const button = document.createElement("button");
     button.type = "button";
     button.dataset.severity = severity;
@@ -117,7 +117,7 @@ export function showHighlights(highlights, redraw) {
       redraw();
     });
     const item = document.createElement("li");
-    item.append(button);
+    item.append(button, ...(command ? [element("code", command)] : []));
     return item;
   });
   by("highlights").replaceChildren(...items);
