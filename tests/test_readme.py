@@ -27,6 +27,11 @@ def test_readme_shows_code_within_15_lines() -> None:
     assert "```python" in README.splitlines()[:15]
 
 
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)", README))
+def test_link_of_the_readme_leads_to_a_file(link: str) -> None:
+    assert (ROOT / link).is_file()
+
+
 @pytest.mark.slow
 def test_readme_code_runs_as_pasted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
