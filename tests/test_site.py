@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from gradguard.cli import app
 from tests.support import ROOT
 from tests.support.browser import chromium
 from tests.support.documents import pages
@@ -24,6 +26,8 @@ FETCHED = re.compile(
     r"|<link(?![^>]*rel=[\"']?canonical)[^>]*\bhref=[\"']?((?:https?:)?//[^\"'> ]+)"
     r"|(?:@import|url\()\s*[\"']?((?:https?:)?//[^\"')]+)"
 )
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group
 
 SHOWN = {"index": "My loss is NaN", "health": "exploded", "findings/exploded": "Rule"}
 
@@ -78,6 +82,16 @@ def test_no_code_is_left_unrendered(site: Path) -> None:
             r"<pre.*?</pre>|<code.*?</code>", "", file.read_text(), flags=re.S
         )
         assert not re.search(r"```|--8<--|:::|\|---|&gt;&gt;&gt;", text), file
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_is_in_the_reference(name: str, site: Path) -> None:
+    text = (site / "cli.html").read_text()
+    section = text.split(f'id="gradguard-{name}"')[1].split("<h3")[0]
+
+    flags = {flag for param in COMMANDS[name].params for flag in param.opts}
+
+    assert {flag for flag in flags if flag[0] == "-" and flag not in section} == set()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
