@@ -163,6 +163,11 @@ ARMS: dict[str, Arm] = {
         "Composer's OptimizerMonitor", lambda: [Monitored()], needs="composer"
     ),
     "skip": Arm("gradguard, skip", _own(on_nonfinite="skip"), clips=False),
+    "spike": Arm(
+        "gradguard, skip, of spikes too",
+        _own(on_nonfinite="skip", on_spike="skip"),
+        clips=False,
+    ),
     "raise": Arm("gradguard, raise", _own(on_nonfinite="raise"), clips=False),
     "autoclip": Arm("gradguard, AutoClip", _own(clip=AutoClip()), clips=False),
     "zclip": Arm("gradguard, ZClip", _own(clip=ZClip()), clips=False),

@@ -1,4 +1,4 @@
-"""The command line: `gradguard` train, report, sweep, reproduce, inspect, configs.
+"""The command line: `gradguard` train, report, replay, sweep, reproduce, inspect, configs.
 
 Each command is a function whose arguments are its options; those that several commands
 have are declared in `options`. What commands do is the library's, not done here.
@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gradguard import __version__
-from gradguard.cli import configs, inspect, report, reproduce, sweep, train
+from gradguard.cli import configs, inspect, replay, report, reproduce, sweep, train
 from gradguard.cli.streams import lost, outlast_readers
 from gradguard.errors import BadStepError, ConfigError, Interrupted
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("report")(report.report)
+app.command("replay")(replay.replay)
 app.command("sweep")(sweep.sweep)
 app.command("reproduce")(reproduce.reproduce)
 app.command("inspect")(inspect.inspect)

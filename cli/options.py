@@ -22,6 +22,7 @@ SETTINGS = {
     "on_nonfinite": "on_nonfinite",
     "on_spike": "on_spike",
     "max_consecutive_skips": "max_consecutive_skips",
+    "dump_dir": "dump_dir",
 }
 
 

@@ -75,6 +75,14 @@ def train(
             help="More skips in a row than this end the run (default: 10).",
         ),
     ] = None,
+    dump_dir: Annotated[
+        str | None,
+        text(
+            "--dump-dir",
+            metavar="DIRECTORY",
+            help="Save there what `gradguard replay` needs of the first such step.",
+        ),
+    ] = None,
     layer_statistics: Annotated[
         bool,
         flag("--layer-statistics", help="Record weights and gradients by epoch."),

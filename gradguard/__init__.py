@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
     from gradguard.errors import SpikeError as SpikeError
     from gradguard.guard.spike import Spike as Spike
+    from gradguard.replay.again import replay as replay
 
 __version__ = "0.1.0"
 
@@ -37,10 +38,15 @@ _HOMES = {
     "SpikeError": "gradguard.errors",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 (names, all of them)
+# Packages that are called as functions.
+_VERBS = ("replay",)
+
+__all__ = [*_HOMES, *_VERBS, "__version__"]  # noqa: PLE0604 (names, all of them)
 
 
 def __getattr__(name: str) -> object:
+    if name in _VERBS:
+        return import_module(f"gradguard.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'gradguard' has no attribute {name!r}")

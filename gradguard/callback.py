@@ -92,8 +92,8 @@ class GradGuard(Callback):
             recent ones; an action, or a `Spike` that says how far.
         max_consecutive_skips: After so many skips in a row, the next non-finite step
             raises, and the next spike counts as usual.
-        dump_dir: Where to save batch, weights, random state and a count of bad elements
-            of the first bad step, to run it again. None saves nothing.
+        dump_dir: Where to save the first bad step of each kind, with all it takes for
+            `gradguard replay` to run it again. None saves nothing.
         layer_statistics: Also write, for each parameter, mean and standard deviation of
             weights and gradients, mean |gradient| and how far the update moved the
             weights: before training and at the end of each epoch.

@@ -42,12 +42,16 @@ HOUSE = {
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),
     "attach": ("", "names scalars clipping guard callback"),
-    "__init__": ("", "errors clipping guard callback"),
     "experiments": (
         "lightning numpy pydantic pydantic_core torch yaml",
         "errors names scalars records models data output clipping guard tensorboard "
         "callback",
     ),
+    "replay": (
+        "jinja2 lightning numpy rich torch",
+        "errors names gradients output guard hooks experiments",
+    ),
+    "__init__": ("", "errors clipping guard callback replay"),
     "report": (
         "jinja2 matplotlib numpy rich",
         "errors names palette records health output tensorboard",
@@ -63,8 +67,8 @@ HOUSE = {
     ),
     "cli": (
         "numpy rich typer",
-        "errors records health output clipping experiments report sweep inspection "
-        "reproduction",
+        "errors records health output clipping experiments replay report sweep "
+        "inspection reproduction",
     ),
     "__main__": ("", "cli"),
 }
@@ -169,11 +173,20 @@ def test_probe_sees_what_is_loaded() -> None:
     assert "torch" in loaded_by("from gradguard import ClipNorm")
 
 
-@pytest.mark.parametrize("name", sorted({*gradguard.__all__} - {"__version__"}))
+@pytest.mark.parametrize(
+    "name", sorted({*gradguard.__all__} - {"__version__", "replay"})
+)
 def test_public_name_is_the_object_of_its_home(name: str) -> None:
     public = getattr(gradguard, name)
 
     assert public is getattr(import_module(public.__module__), name)
+
+
+def test_package_and_the_function_it_is_called_as_share_a_name() -> None:
+    package = import_module("gradguard.replay")
+
+    assert gradguard.replay is package  # type: ignore[comparison-overlap] # for mypy the function
+    assert callable(package)
 
 
 def test_public_names_are_listed() -> None:

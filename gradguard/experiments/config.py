@@ -251,6 +251,9 @@ class SpikeOptions(Section):
         return Spike(**self.model_dump())
 
 
+_Directory = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+
+
 class Experiment(Section):
     """Everything that decides a run, and nothing else.
 
@@ -263,6 +266,7 @@ class Experiment(Section):
         on_spike: What to do with a finite step far above the recent ones.
         max_consecutive_skips: Skips in a row after which the next non-finite step raises
             and the next spike counts as usual.
+        dump_dir: Where to save what replays the first such step; None saves nothing.
         layer_statistics: Whether to record weights and gradients by epoch.
         trainer: Options of the Trainer.
         seed: Seeds weights and shuffling.
@@ -278,12 +282,11 @@ class Experiment(Section):
         action="record"
     )
     max_consecutive_skips: PositiveInt = 10
+    dump_dir: _Directory | None = None
     layer_statistics: bool = False
     trainer: TrainerOptions = TrainerOptions()
     seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0
-    log_dir: Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)] = (
-        "runs"
-    )
+    log_dir: _Directory = "runs"
 
     @model_validator(mode="after")
     def _clips_once(self) -> Self:
@@ -291,6 +294,16 @@ class Experiment(Section):
             raise ValueError(
                 f"clip ({_in_words(self.clip)}) and trainer.gradient_clip_val "
                 f"({self.trainer.gradient_clip_val:g}) would clip twice, keep one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dumps_what_it_stops(self) -> Self:
+        actions = {self.on_nonfinite, self.on_spike.action}
+        if self.dump_dir is not None and actions == {"record"}:
+            raise ValueError(
+                f"dump_dir ({self.dump_dir}) needs on_nonfinite or on_spike skip or raise, "
+                "got record"
             )
         return self
 

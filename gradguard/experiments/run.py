@@ -112,6 +112,7 @@ def _trainer(
                     on_nonfinite=experiment.on_nonfinite,
                     on_spike=experiment.on_spike.value,
                     max_consecutive_skips=experiment.max_consecutive_skips,
+                    dump_dir=experiment.dump_dir,
                     layer_statistics=experiment.layer_statistics,
                 ),
                 # The newest epoch under a name that a shell history can repeat.

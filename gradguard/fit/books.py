@@ -37,6 +37,7 @@ class Books:
         self._clips = clips
         # By `id`: an optimizer of others may not be hashable. A recorder keeps it alive.
         self._recorders: dict[int, StepRecorder] = {}
+        self._in_order: list[StepRecorder] | None = None
         self._trainers: list[Optimizer] = []
         self._others: list[Optimizer] = []
         # Without a recorder of their own: inside of others, or none of this fit's.
@@ -49,9 +50,11 @@ class Books:
 
     def __iter__(self) -> Iterator[StepRecorder]:
         """Iterate over the recorders, those of the Trainer's optimizers first."""
-        order = map(id, [*self._trainers, *self._others])
-        found = [self._recorders[each] for each in order if each in self._recorders]
-        return iter(found or list(self._recorders.values()))
+        if self._in_order is None:  # asked for several times a step
+            order = map(id, [*self._trainers, *self._others])
+            found = [self._recorders[each] for each in order if each in self._recorders]
+            self._in_order = found or list(self._recorders.values())
+        return iter(self._in_order)
 
     def get(self, optimizer: object) -> StepRecorder | None:
         """Return the recorder of an optimizer, None if there is none."""
@@ -60,6 +63,7 @@ class Books:
     def add(self, recorder: StepRecorder) -> None:
         """Keep a recorder that was made elsewhere."""
         self._recorders[id(recorder.optimizer)] = recorder
+        self._in_order = None
 
     def keep_up(self) -> None:
         """Record the optimizers the Trainer has now, and let go of those it had."""
@@ -73,6 +77,7 @@ class Books:
             recorder = self._recorders.pop(gone)
             recorder.close()
             recorder.write()
+        self._in_order = None
 
     def meet(self, optimizer: Optimizer) -> None:
         """Record an optimizer that steps and is none of the Trainer's, if it is of this fit."""
@@ -100,6 +105,10 @@ class Books:
         """Return the step recorded last, by optimizer."""
         waiting = [step for _, step in self._waiting]
         return [recorder.last_step for recorder in self] + waiting
+
+    def updates(self) -> int:
+        """Return how many updates were seen, by all optimizers together."""
+        return sum(recorder.updates for recorder in self)
 
     def load_state_dict(
         self, learned: Sequence[State], last_steps: Sequence[int]
@@ -165,6 +174,7 @@ class Books:
         old = recorder.optimizer
         self._passed.add(old)
         del self._recorders[id(old)]
+        self._in_order = None
         recorder.hand_over(new)
         self.add(recorder)
 
@@ -209,6 +219,7 @@ class Books:
             self._pass_by(optimizer, names)
             return
         self._others.append(optimizer)
+        self._in_order = None
         self._open(optimizer)
         self._take_up_next(self._recorders[id(optimizer)])
 

@@ -1,6 +1,5 @@
 """What everything that watches one fit shares: the Trainer, the settings, the loggers."""
 
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from gradguard.fit.loggers import Loggers
+from gradguard.fit.origin import Origin
 from gradguard.fit.wanted import Wanted
 from gradguard.guard.dump import Dump
-
-# What wrappers put into the names of the parameters below them.
-_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+from gradguard.names import unwrapped
 
 
 @dataclass
@@ -54,7 +52,7 @@ class FitContext:
     def names(self) -> Mapping[Tensor, str]:
         """Return the model's parameters by name as they are now, in model order."""
         return {
-            parameter: _WRAPPERS.sub("", name)
+            parameter: unwrapped(name)
             for name, parameter in self.module.named_parameters()
         }
 
@@ -76,7 +74,9 @@ def context(
     trainer: Any, module: Any, callback: object, wanted: Wanted, *, log: bool
 ) -> FitContext:
     """Return the context of a fit; `log` opens the Trainer's loggers."""
-    dump = Dump(wanted.dump_dir, module, trainer.global_rank)
+    dump = Dump(
+        wanted.dump_dir, module, Origin(trainer, module), wanted.guard.stopped_kinds
+    )
     loggers = None
     if log:
         loggers = Loggers(

@@ -46,6 +46,7 @@ class StepRecorder:
     Attributes:
         optimizer: Whose steps; another one after `hand_over`.
         last_step: The step recorded last, -1 before the first.
+        updates: How many were recorded since the start of the fit, and those skipped.
         missed_before: Whether the last update came with no norms before it taken.
     """
 
@@ -68,7 +69,7 @@ class StepRecorder:
         self._hooked: BeforeTensorHooks | None = None
         self._device_gate: DeviceGate | None = None
         self._is_alone = True
-        self._recorded = False
+        self.updates = 0
         self.last_step = -1
         self.missed_before = False
         self._open()
@@ -81,7 +82,7 @@ class StepRecorder:
     @property
     def is_new(self) -> bool:
         """Whether nothing was recorded since the start of the fit."""
-        return not self._recorded
+        return not self.updates
 
     @property
     def is_updating(self) -> bool:
@@ -216,10 +217,10 @@ class StepRecorder:
         if epochs is not None and self._fit.loggers:
             step = self._fit.completed
             self._fit.loggers.write_epochs(self._schema, epochs, step=step)
-        saved = self._fit.dump.take_saved(self._columns)
-        if saved is not None and self._fit.loggers:
+        while saved := self._fit.dump.take_saved(self._columns):
             step, file = saved
-            self._fit.loggers.write_saved_step(self._schema, step, str(file))
+            if self._fit.loggers:
+                self._fit.loggers.write_saved_step(self._schema, step, str(file))
 
     def learned(self) -> State:
         """Return what the policies and the gate have learned, in a form to save."""
@@ -398,7 +399,7 @@ class StepRecorder:
         self._before = None
         if self._set_aside is not None:
             return  # of a trial
-        self._recorded = True
+        self.updates += 1
         self.last_step = max(step, self.last_step + 1)
         self._buffer.put(self.last_step, before, after)
         self._lacks_loss = True

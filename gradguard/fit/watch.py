@@ -128,7 +128,7 @@ class Watch:
         for recorder in self.books:
             recorder.on_batch_start(is_first=batch_idx == 0)
         if self.fit.wanted.stops:
-            self.fit.dump.see_batch_start(batch, batch_idx)
+            self.fit.dump.see_batch_start(batch, batch_idx, self.books.updates)
         if self._pass_ends and batch_idx == 0:
             self._pass_ends.on_epoch_start()
         if not self._batches:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from gradguard.gradients.norms import plain
@@ -45,6 +46,14 @@ def counts(gradient: Tensor | None) -> Counts:
         for kind in (elements.isnan(), elements.isposinf(), elements.isneginf())
     )
     return Counts(nan, plus, minus, elements.numel() - nan - plus - minus)
+
+
+def norm(gradient: Tensor | None) -> float:
+    """Return the L2 norm of a gradient in float64, -1 where there is none; syncs."""
+    if gradient is None:
+        return -1.0
+    elements = plain(local(gradient)).cpu()  # where float64 is at hand
+    return float(torch.linalg.vector_norm(elements, dtype=torch.float64))
 
 
 def culprits(

@@ -26,7 +26,7 @@ Bad = Outlier | Literal["non-finite"]
 """Why an update is not to be."""
 
 SPIKE = "spike"
-"""Where a gate keeps its state, beside that of the policies."""
+"""What the other bad steps are called; and where a gate keeps its state."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Guard:
         on_spike: The same at a norm or a loss far above the recent ones.
         max_consecutive_skips: Non-finite steps in a row after which the next one raises,
             outliers in a row after which the next one counts as usual; at least 1.
-        dump_dir: Where to save what replays the first such step; None saves nothing.
+        dump_dir: Where to save what replays the first step of each kind; None saves
+            nothing.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -62,10 +63,16 @@ class Guard:
                 'dump_dir needs on_nonfinite or on_spike to be "skip" or "raise"'
             )
 
+    @property
+    def stopped_kinds(self) -> frozenset[str]:
+        """What kinds of updates are kept from the weights."""
+        actions = {NON_FINITE: self.on_nonfinite, SPIKE: self.on_spike.action}
+        return frozenset(kind for kind, action in actions.items() if action != "record")
+
     @cached_property
     def stops(self) -> bool:
         """Whether some updates are kept from the weights."""
-        return {self.on_nonfinite, self.on_spike.action} != {"record"}
+        return bool(self.stopped_kinds)
 
 
 class Gate:
@@ -75,7 +82,7 @@ class Gate:
         optimizer: Whose update.
         columns: Its parameters.
         settings: What to do.
-        dump: Called with the step, the loss and the columns at each bad step.
+        dump: Called with kind, step, loss and columns at each bad step.
     """
 
     def __init__(
@@ -83,7 +90,7 @@ class Gate:
         optimizer: Optimizer,
         columns: ParameterColumns,
         settings: Guard,
-        dump: Callable[[int, float | None, ParameterColumns], str],
+        dump: Callable[[str, int, float | None, ParameterColumns], str],
     ) -> None:
         self._optimizer = optimizer
         self._columns = columns
@@ -151,7 +158,8 @@ class Gate:
             SpikeError: If asked to.
         """
         known = None if loss is None else float(loss)
-        where = f"step {step}, {self._dump(step, known, self._columns)}"
+        kind = SPIKE if isinstance(bad, Outlier) else NON_FINITE
+        where = f"step {step}, {self._dump(kind, step, known, self._columns)}"
         if isinstance(bad, Outlier):
             self._say_outlier(where, bad, before)
         else:

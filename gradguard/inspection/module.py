@@ -1,17 +1,11 @@
 """Inspect a module of the user's: import it, build it, give it a batch."""
 
-import inspect
-import sys
 from collections.abc import Iterable, Mapping
-from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import LightningModule, seed_everything
-from torch import nn
 
 from gradguard.errors import ConfigError
-from gradguard.experiments.yaml_text import parse
+from gradguard.experiments.user_class import constructed, imported, options_of
 from gradguard.inspection.layers import Inspection
 from gradguard.inspection.passes import by_example, by_trainer
 
@@ -34,10 +28,10 @@ def inspect_module(path: str, *, arguments: Iterable[str], seed: str) -> Inspect
     """
     if not (seed.isdecimal() and int(seed) < _SEEDS):
         raise ConfigError(f"seed should be a whole number below 2^32, got {seed!r}")
-    options = dict(map(_argument, arguments))
-    found = _imported(path)
+    options = options_of(arguments)
+    found = imported(path)
     seed_everything(int(seed), verbose=False)
-    module = _constructed(found, path=path, options=options)
+    module = constructed(found, path=path, options=options)
     given = getattr(type(module), "train_dataloader", None)
     if given not in (None, LightningModule.train_dataloader):
         return by_trainer(module, None, subject=path, rows="the first batch")
@@ -58,49 +52,3 @@ def require_unused(options: Mapping[str, object]) -> None:
     for option, value in options.items():
         if value is not None:
             raise ConfigError(f"{option} is for bundled models, not for --module")
-
-
-def _argument(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set expects KEY=VALUE, got {text!r}")
-    return name.strip(), parse(
-        value, source=f"the value of --set {text!r}", comments=False
-    )
-
-
-def _imported(path: str) -> Any:
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
-        raise ConfigError(f"--module expects package.module:Class, got {path!r}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # as `python -m` does
-    try:
-        found = import_module(module)
-    except Exception as error:  # the user's file may raise anything
-        raise ConfigError(
-            f"--module {path} cannot be imported: {_told(error)}"
-        ) from None
-    if not hasattr(found, name):
-        raise ConfigError(f"--module {path}: {module} has no {name!r}")
-    return getattr(found, name)
-
-
-def _constructed(found: Any, *, path: str, options: Mapping[str, Any]) -> nn.Module:
-    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
-        raise ConfigError(f"--module {path} is not a class of modules")
-    try:
-        inspect.signature(found).bind(**options)
-    except TypeError as error:
-        raise ConfigError(
-            f"--module {path} takes other arguments: {error}, give --set NAME=VALUE"
-        ) from None
-    try:
-        return found(**options)
-    except Exception as error:  # the user's constructor may raise anything
-        raise ConfigError(f"--module {path} cannot be built: {_told(error)}") from None
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from gradguard.errors import ConfigError
 from gradguard.experiments.quiet import quiet
+from gradguard.experiments.user_class import lightning_of
 from gradguard.inspection.backward import Observer
 from gradguard.inspection.layers import Inspection
 
@@ -29,13 +30,10 @@ def by_trainer(module: Any, batches: Any, *, subject: str, rows: str) -> Inspect
         ConfigError: If Lightning refuses the module, or no backward pass is made.
     """
     stop = _StopAfterBackward(module)
-    # The module's own namespace: a Trainer of one refuses modules of the other.
-    parents = {parent.__module__.partition(".")[0] for parent in type(module).__mro__}
-    foreign = "pytorch_lightning" in parents
-    trainer: Any = import_module("pytorch_lightning").Trainer if foreign else Trainer
+    lightning = import_module(lightning_of(module))
     try:
         with quiet(), stop.observer.watching():
-            trainer(
+            lightning.Trainer(
                 accelerator="cpu",
                 devices=1,
                 callbacks=[stop],

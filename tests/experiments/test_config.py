@@ -378,6 +378,7 @@ def test_unknown_setting_is_answered_with_the_nearest(
             "clip[0].by_name.rnn[0].nrm is not a setting, did you mean clip[0].by_name?",
         ),
         ("max_consecutive_skips=0", "max_consecutive_skips should be greater than 0"),
+        ("dump_dir=bad", "dump_dir (bad) needs on_nonfinite or on_spike skip or raise"),
         ("clip=5", "clip should be a valid list, got 5"),
         (
             "clip=[{value: 1, per_parameter: true}]",

@@ -17,7 +17,6 @@ from torch.amp.grad_scaler import GradScaler
 from typing_extensions import override
 
 from gradguard import AutoClip, ClipNorm, GradGuard, NonFiniteGradientError, ZClip
-from gradguard.guard.dump import set_rng_state
 from gradguard.tensorboard.reader import read_optimizers, read_run
 from tests.support.event_files import events
 from tests.support.modules import Net
@@ -368,41 +367,6 @@ def test_scaler_searching_its_scale_is_no_alarm(tmp_path: Path) -> None:
     assert sum(point.value for point in points) == 2
     scales = events(tmp_path / "run").Scalars("gradguard/loss_scale")
     assert scales[-1].value == 8.0 / 2 / 2
-
-
-class Dropping(Poisoned):
-    @override
-    def loss(self, x: Any) -> Tensor:
-        noise = torch.rand(()) + np.random.rand()  # noqa: NPY002 (what users draw from)
-        return super().loss(x) * noise * (torch.inf if x == 7 else 1)
-
-
-def test_dump_replays_the_first_bad_step(tmp_path: Path) -> None:
-    losses = []
-
-    class Keep(Dropping):
-        @override
-        def loss(self, x: Any) -> Tensor:
-            noise_free = torch.get_rng_state()
-            loss = super().loss(x)
-            losses.append((noise_free, loss.item()))
-            return loss
-
-    with pytest.warns(
-        UserWarning, match=r"batch 7 \(saved in .*bad-step-7-rank-0.pt\)"
-    ):
-        fit(tmp_path, skipping(dump_dir=tmp_path / "dump"), model=Keep([]))
-    (file,) = (tmp_path / "dump").iterdir()
-    bad = torch.load(file, weights_only=False)
-
-    assert (bad["step"], bad["batch_idx"], int(bad["batch"])) == (7, 7, 7)
-    assert bad["loss"] == math.inf
-    assert bad["gradients"]["second.bias"]["finite"] == 0
-    replayed = Dropping([])
-    replayed.load_state_dict(bad["weights"])
-    set_rng_state(bad["rng"])
-    assert torch.equal(torch.get_rng_state(), losses[7][0])
-    assert replayed.training_step(bad["batch"], bad["batch_idx"]) == losses[7][1]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def test_replay_example_finds_what_broke(tmp_path: Path) -> None:
     )
 
     assert "weights are finite: True" in done.stdout
-    assert "step 3, batch 3" in done.stdout
-    assert "autograd says: Function 'MseLossBackward0' returned nan" in done.stdout
-    assert "smallest input of the batch: 0.0" in done.stdout
+    assert "reproduced: True" in done.stdout
+    line = "predicted = self.line(self.drop(x.log()))"
+    assert f"broke: log, forward pass, in: {line}" in done.stdout
+    assert f"samples: [{100 % 32}]" in done.stdout

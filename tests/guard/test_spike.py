@@ -14,10 +14,11 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
+import gradguard
 from gradguard import ClipNorm, GradGuard, Spike, SpikeError
 from gradguard.guard.spike import parse
 from gradguard.guard.usual import Outlier, SpikeWatch
-from gradguard.tensorboard.reader import read_run
+from gradguard.tensorboard.reader import read_recordings, read_run
 from tests.support.modules import Net
 from tests.support.trainers import fit, same_weights, trainer
 
@@ -177,6 +178,23 @@ def test_only_what_is_watched_counts(
     fit(tmp_path, guard, model=Lifted(usual(80)))
 
     assert refused(tmp_path) == skips
+
+
+def test_spike_and_nan_are_saved_and_run_again(tmp_path: Path) -> None:
+    model = Scaled([*usual(70), 1e3, *usual(9)], spoiled=75)
+    guard = GradGuard(on_nonfinite="skip", on_spike="skip", dump_dir=tmp_path / "bad")
+
+    fit(tmp_path, guard, model=model)
+
+    spike, nan = sorted((tmp_path / "bad").iterdir())
+    assert (spike.name, nan.name) == ("bad-step-70-rank-0.pt", "bad-step-75-rank-0.pt")
+    found = gradguard.replay(spike, Scaled([]))
+    assert found.reproduced
+    assert found.was_finite
+    assert found.samples is not None
+    assert found.samples.culprits
+    (recording,) = read_recordings(tmp_path / "run").values()
+    assert [saved.step for saved in recording.saved_steps] == [70, 75]
 
 
 class Late(Scaled):

@@ -1,17 +1,12 @@
 """The Gradients page in a real browser: what it draws, and what a hand can do to it."""
 
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import numpy as np
 import pytest
 from selenium import webdriver
-from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -27,158 +22,20 @@ from tests.support.board import (
     write,
 )
 from tests.support.faulty import Faulty, faulty
-
-PATIENCE = 60  # seconds
-OPTIONS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,1400",
+from tests.support.page import (
+    PATIENCE,
+    Page,
+    opacity,
+    rows_drawn,
+    status_becomes,
+    steps_drawn,
+    verdict,
 )
-
-# What TensorBoard's own page says in every browser without a graphics card.
-TENSORBOARDS_OWN = ("instances of Three.js", "software WebGL", "GL Driver Message")
-
-
-class Page:
-    """The page inside TensorBoard, driven by hand."""
-
-    def __init__(self, browser: webdriver.Chrome, board: Board, shots: Path) -> None:
-        self.browser = browser
-        self.board = board
-        self._shots = shots
-
-    def open(self, *, dark: bool = False, **view: Any) -> None:
-        """Open the page by a link."""
-        link = quote(urlencode(view, doseq=True))
-        self.browser.get("about:blank")
-        self.browser.get(
-            f"{self.board.url}{'?darkMode=true' if dark else ''}"
-            f"#gradguard&p.gradguard.view={link}"
-        )
-        self.wait_until_drawn()
-
-    def wait_until_drawn(self) -> None:
-        """Wait until nothing is left to draw, and stay inside the page."""
-        WebDriverWait(self.browser, PATIENCE, 0.1).until(lambda _: self._is_drawn())
-
-    def _is_drawn(self) -> bool:
-        self.browser.switch_to.default_content()
-        for frame in self.browser.find_elements(By.TAG_NAME, "iframe"):
-            self.browser.switch_to.frame(frame)
-            if self.run("return document.body?.dataset.state") == "ready":
-                return True
-            self.browser.switch_to.default_content()
-        return False
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        """Run JavaScript inside the page."""
-        return self.browser.execute_script(script, *arguments)
-
-    def traces(self, panel: str) -> dict[str, Any]:
-        """Return what a line chart shows, x and y by name."""
-        script = """
-            return JSON.stringify(document.getElementById(arguments[0]).data.map(
-                ({name, x, y}) => [name, [Array.from(x), Array.from(y)]]))"""
-        return dict(json.loads(self.run(script, panel)))
-
-    def title(self, panel: str) -> str:
-        """Return the title of a chart."""
-        script = "return document.getElementById(arguments[0]).layout.title.text"
-        return str(self.run(script, panel))
-
-    def press(self, *, row: int, step: int) -> None:
-        """Click a cell of the heatmap, whatever comes of it."""
-        self._at(row, step).click().perform()
-
-    def click(self, *, row: int, step: int) -> None:
-        """Click a cell of the heatmap, and wait until it is selected."""
-        self.press(row=row, step=step)
-        self.run("document.body.dataset.state = 'clicked'")
-        self.wait_until_drawn()
-
-    def drag(self, start: tuple[int, int], stop: tuple[int, int]) -> None:
-        """Drag from one (row, step) of the heatmap to another."""
-        self.run("document.body.dataset.state = 'dragged'")
-        self._at(*start).click_and_hold().perform()
-        self._at(*stop).release().perform()
-        self.wait_until_drawn()
-
-    def _at(self, row: int, step: int) -> ActionChains:
-        x, y = self.run(
-            """
-            const {xaxis, yaxis} = document.getElementById("heatmap")._fullLayout;
-            const box = document.querySelector("#heatmap .nsewdrag").getBoundingClientRect();
-            const frame = window.frameElement.getBoundingClientRect();
-            return [frame.x + box.x + xaxis.l2p(arguments[1]),
-                    frame.y + box.y + yaxis.l2p(arguments[0])]""",
-            row,
-            step,
-        )
-        hand = ActionChains(self.browser, duration=0)
-        pointer = hand.w3c_actions.pointer_action
-        pointer.move_to_location(round(x), round(y))  # type: ignore[no-untyped-call]  # selenium
-        return hand
-
-    def value(self, selector: str) -> str:
-        """Return what a control of the page is set to."""
-        return str(
-            self.run("return document.querySelector(arguments[0]).value", selector)
-        )
-
-    def shoot(self, name: str) -> None:
-        """Keep a picture of what the browser shows."""
-        self.browser.switch_to.default_content()
-        self.browser.save_screenshot(self._shots / f"{name}.png")
-        self.wait_until_drawn()
-
-    def complaints(self) -> list[str]:
-        """Return what the browser's console says against the page."""
-        entries = self.browser.get_log("browser")  # type: ignore[no-untyped-call]  # selenium
-        return [
-            entry["message"]
-            for entry in entries
-            if not any(text in entry["message"] for text in TENSORBOARDS_OWN)
-        ]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """Debian's Chromium."""
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
-    if not (driver and chromium):
-        sentence = "the page's tests need Debian's chromium and chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(sentence)
-        pytest.skip(sentence)
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for option in (*OPTIONS, f"--user-data-dir={profile}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pictures go: a folder that CI names and keeps, or a temporary one."""
-    named = os.environ.get("GRADGUARD_SCREENSHOTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs: one explodes at step 30 and is NaN from step 35 on, one is clipped."""
+    """Runs: one explodes at step 30 and is NaN from step 35 on, one is clipped."""
     logdir = tmp_path_factory.mktemp("page") / "runs"
     rng = np.random.default_rng(0)
     steps, depth = np.arange(40)[:, None], np.arange(12)
@@ -192,6 +49,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(logdir / "clipped", records(calm, coefficient=0.5 / total), clip=clip)
     names = ("<img src=x onerror=alert(1)>", "<b>bold</b>")
     write(logdir / "hostile", records(calm[:, :2], names=names))
+    write(logdir / "short", records(calm[:7, :4]))
     return logdir
 
 
@@ -203,7 +61,7 @@ def page(
     shots: Path,
 ) -> Iterator[Page]:
     with board(logdir, load_fast=request.param) as tensorboard:
-        tensorboard.wait(lambda: len(tensorboard.runs()) == 3)
+        tensorboard.wait(lambda: len(tensorboard.runs()) == 4)
         yield Page(browser, tensorboard, shots)
         browser.get("about:blank")  # an open page would ask on
 
@@ -262,7 +120,7 @@ def test_threshold_is_drawn_at_the_norm_that_clips(page: Page) -> None:
 def test_profile_shows_the_parameters_in_model_order(page: Page, logdir: Path) -> None:
     page.open(run="clipped", step=5)
 
-    _, norms = page.traces("profile")["before"]
+    _, norms = page.traces("profile")["weights before"]
     assert norms == pytest.approx(read_run(logdir / "clipped").before[5].tolist())
 
 
@@ -289,7 +147,7 @@ def test_statistic_by_epoch_is_chosen_and_kept_in_the_link(page: Page) -> None:
 
     page.run(
         """
-        const statistic = document.querySelector("[data-key=statistic]");
+        const statistic = document.getElementById("statistic");
         statistic.value = "weight_mean";
         statistic.dispatchEvent(new Event("change"))"""
     )
@@ -319,6 +177,79 @@ def test_compared_runs_share_the_axes(page: Page) -> None:
     assert set(page.traces("profile")) >= {"clipped", "exploding"}
 
 
+@pytest.mark.parametrize("rows", [(2, 5), (0, 3), (8, 11)])
+def test_rows_zoomed_to_fill_the_axis(page: Page, rows: tuple[int, int]) -> None:
+    page.open(run="clipped")
+    first, last = rows
+
+    page.drag((first, 10), (last, 20))
+
+    count = last - first + 1
+    names = [f"layer.{row}.weight" for row in range(first, last + 1)]
+    assert rows_drawn(page) == (count, [count - 0.5, -0.5], names)
+    assert steps_drawn(page) == [9.5, 20.5]
+
+
+def test_zoom_of_a_zoom_fills_the_axis(page: Page) -> None:
+    page.open(run="clipped")
+
+    page.drag((2, 10), (8, 30))
+    page.drag((1, 15), (3, 20))
+
+    names = [f"layer.{row}.weight" for row in (3, 4, 5)]
+    assert rows_drawn(page) == (3, [2.5, -0.5], names)
+    assert steps_drawn(page) == [14.5, 20.5]
+
+
+def test_double_click_shows_everything_again(page: Page) -> None:
+    page.open(run="clipped")
+    page.drag((2, 10), (5, 20))
+
+    page.double_click(row=1, step=15)
+
+    names = [f"layer.{row}.weight" for row in range(12)]
+    assert rows_drawn(page) == (12, [11.5, -0.5], names)
+    assert steps_drawn(page) == [-0.5, 39.5]
+    assert page.traces("totals")["before"][0] == list(range(40))
+
+
+def test_double_click_after_a_change_of_run_shows_all_of_the_new_run(
+    page: Page,
+) -> None:
+    page.open(run="hostile")
+    page.drag((0, 30), (1, 39))
+    choose_run(page, "short")
+    page.wait_until_drawn()
+    page.drag((1, 2), (2, 4))
+
+    page.double_click(row=0, step=3)
+
+    names = [f"layer.{row}.weight" for row in range(4)]
+    assert rows_drawn(page) == (4, [3.5, -0.5], names)
+    assert steps_drawn(page) == [-0.5, 6.5]
+
+
+def test_step_is_chosen_anew_for_another_run(page: Page) -> None:
+    page.open(run="clipped")
+    page.click(row=7, step=33)
+
+    choose_run(page, "short")
+    page.wait_until_drawn()
+
+    assert int(page.value("#step")) in range(7)
+    assert page.title("profile").endswith(f"step {page.value('#step')}")
+
+
+def test_step_that_was_typed_is_kept_where_the_other_run_has_it(page: Page) -> None:
+    page.open(run="clipped")
+    page.type_step(3)
+
+    choose_run(page, "short")
+    page.wait_until_drawn()
+
+    assert page.value("#step") == "3"
+
+
 def test_zoom_asks_for_a_finer_window_and_shows_it_everywhere(page: Page) -> None:
     page.open(run="clipped")
 
@@ -330,6 +261,26 @@ def test_zoom_asks_for_a_finer_window_and_shows_it_everywhere(page: Page) -> Non
     page.run("document.getElementById('reset').click()")
     page.wait_until_drawn()
     assert page.traces("totals")["before"][0] == list(range(40))
+
+
+def test_worst_rows_are_the_culprit_and_the_spike_of_a_run_that_ends_in_nan(
+    tmp_path: Path, browser: webdriver.Chrome, shots: Path
+) -> None:
+    norms = np.random.default_rng(1).lognormal(0, 0.1, (60, 149))
+    norms[30, 91] *= 452
+    norms[50, 40] = np.nan
+    norms[51:] = np.nan
+    write(tmp_path / "runs" / "gpt", records(norms))
+    with board(tmp_path / "runs") as tensorboard:
+        tensorboard.wait(lambda: tensorboard.runs() == ["gpt"])
+        page = Page(browser, tensorboard, shots)
+
+        page.open(run="gpt", order="worst", top=10, group="parameter")
+
+        count, _, labels = rows_drawn(page)
+        assert (count, len(labels)) == (10, 10)
+        assert labels[:2] == ["layer.40.weight", "layer.91.weight"]
+        assert page.complaints() == []
 
 
 @pytest.mark.parametrize(
@@ -353,34 +304,51 @@ def test_rows_are_those_asked_for(
     assert page.run(axis) == labels
 
 
-def test_filter_that_is_no_regex_is_said_not_thrown(page: Page) -> None:
-    page.open(run="exploding", filter="(")
-
-    status = page.browser.find_element(By.ID, "status")
-    assert status.text == "No parameter has a name that matches."
-
-
-def test_highlight_takes_you_there(page: Page) -> None:
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("nowhere", "No parameter has a name that matches."),
+        ("[3", '"[3" is no regular expression: Unterminated character class.'),
+    ],
+)
+def test_filter_that_selects_nothing_says_why_and_dims_the_charts(
+    page: Page, typed: str, sentence: str
+) -> None:
     page.open(run="exploding")
-    button = page.browser.find_element(By.CSS_SELECTOR, "#highlights button")
-    assert button.text.startswith("Error: The gradient is not finite at step 35")
-    assert "(NaN in layer.3.weight)" in button.text
 
-    button.click()
+    box = page.browser.find_element(By.CSS_SELECTOR, "#filter")
+    box.send_keys(typed)  # and no Enter
+
+    status_becomes(page, sentence)
+    assert opacity(page, "heatmap") < 0.5
+    assert opacity(page, "totals") < 0.5
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys(r"\.3")
+    WebDriverWait(page.browser, PATIENCE).until(
+        lambda _: rows_drawn(page)[2] == ["layer.3.weight"]
+    )
+    status_becomes(page, "")
+    assert opacity(page, "heatmap") == 1
+
+
+def test_finding_takes_you_there(page: Page) -> None:
+    page.open(run="exploding", step=3, scale="absolute", top=1)
+    assert "Error The gradient is not finite at step 35" in verdict(page)
+    assert "(NaN in layer.3.weight)" in verdict(page)
+    page.run("document.body.dataset.state = 'clicked'")
+
+    page.browser.find_element(By.CSS_SELECTOR, "[data-kind=nonfinite-gradient]").click()
     page.wait_until_drawn()
 
     assert page.title("profile") == "Norm by layer at step 35"
     assert page.title("parameter-chart") == "layer.3.weight"
+    assert page.chosen("scale") == "relative"
+    assert rows_drawn(page)[0] == 12
 
 
 def test_link_keeps_the_view(page: Page) -> None:
     page.open(run="exploding")
-    page.run(
-        """
-        const moment = document.querySelector("[data-key=moment]");
-        moment.value = "after";
-        moment.dispatchEvent(new Event("change"))"""
-    )
+    page.choose("moment", "after")
     page.click(row=4, step=7)
     link = page.run("return window.parent.location.href")
 
@@ -388,7 +356,7 @@ def test_link_keeps_the_view(page: Page) -> None:
     page.browser.get(link)
     page.wait_until_drawn()
 
-    assert page.value("[data-key=moment]") == "after"
+    assert page.chosen("moment") == "after"
     assert (page.value("#parameter"), page.value("#step")) == ("layer.4.weight", "7")
 
 
@@ -403,6 +371,17 @@ def test_keyboard_moves_the_selection(page: Page) -> None:
     assert (page.value("#parameter"), page.value("#step")) == ("layer.5.weight", "8")
 
 
+def test_keys_pressed_faster_than_the_page_draws_all_count(page: Page) -> None:
+    page.open(run="clipped", parameter="layer.4.weight", step=7)
+    heatmap = page.browser.find_element(By.ID, "heatmap")
+
+    heatmap.send_keys(Keys.ARROW_RIGHT * 5)
+
+    WebDriverWait(page.browser, PATIENCE).until(
+        lambda _: page.title("profile") == "Norm by layer at step 12"
+    )
+
+
 def test_dark_mode_is_tensorboards(page: Page) -> None:
     page.open(run="exploding", dark=True)
     page.shoot("dark")
@@ -415,7 +394,7 @@ def test_every_chart_can_be_saved(page: Page) -> None:
     page.open(run="clipped")
 
     script = 'return document.querySelectorAll(\'[data-title*="PNG" i], [data-title*="png"]\').length'
-    assert page.run(script) == 5
+    assert page.run(script) == 7
     saved = page.run("return Plotly.toImage('heatmap', {format: 'png'})")
     assert saved.startswith("data:image/png;base64,")
 
@@ -424,7 +403,7 @@ def test_nothing_scrolls_sideways(page: Page) -> None:
     page.open(run="exploding", compare=["clipped"])
 
     script = """
-        return [...document.querySelectorAll("html, aside, main")].filter(
+        return [...document.querySelectorAll("html, body, main, #verdict")].filter(
             (element) => element.scrollWidth > element.clientWidth).length"""
     assert page.run(script) == 0
 
@@ -489,6 +468,8 @@ def test_page_says_how_to_get_data_where_there_is_none(
 
         status = browser.find_element(By.ID, "status").text
         assert status.startswith("No run here was recorded with GradGuard.")
+        for nothing in ("heatmap", "filter", "verdict"):
+            assert not browser.find_element(By.ID, nothing).is_displayed()
         WebDriverWait(browser, PATIENCE).until(
             lambda _: page.run("return !!self.Plotly")
         )
@@ -501,7 +482,7 @@ def away(
 ) -> Iterator[tuple[Page, Faulty]]:
     """The page behind a server that can fail; no script of the page's ever does."""
     with board(logdir) as tensorboard, faulty(tensorboard.url) as server:
-        tensorboard.wait(lambda: len(tensorboard.runs()) == 3)
+        tensorboard.wait(lambda: len(tensorboard.runs()) == 4)
         page = Page(browser, Board(server.url, tensorboard.process), shots)
         yield page, server
         browser.get("about:blank")
@@ -513,12 +494,6 @@ def away(
             if not any(mark in said for mark in theirs)
         ]
         assert ours == []
-
-
-def status_becomes(page: Page, text: str) -> None:
-    """Wait until the page says so; "" for nothing."""
-    script = "return document.getElementById('status').textContent"
-    WebDriverWait(page.browser, PATIENCE, 0.1).until(lambda _: page.run(script) == text)
 
 
 def choose_run(page: Page, name: str) -> None:
@@ -572,9 +547,11 @@ def test_server_that_is_away_while_nobody_clicks_is_noticed_at_a_reload(
     page.browser.find_element(By.CSS_SELECTOR, "app-header-reload button").click()
     page.wait_until_drawn()
     status_becomes(page, SILENT)
+    assert opacity(page, "totals") < 0.5
     server.fault = None
 
     status_becomes(page, "")
+    assert opacity(page, "totals") == 1
     assert page.traces("totals")["threshold"][1] == [0.5, 0.5]
 
 
@@ -591,8 +568,10 @@ def test_page_that_opens_while_something_fails_is_drawn_later(
 
     status_becomes(page, "")
     assert page.traces("totals")["threshold"][1] == [0.5, 0.5]
-    columns = "return getComputedStyle(document.body).gridTemplateColumns"
-    assert page.run(columns).startswith("260px")
+    style = (
+        "return getComputedStyle(document.getElementById('verdict')).borderLeftWidth"
+    )
+    assert page.run(style) == "5px"
 
 
 def test_click_on_a_cell_while_the_server_is_away_is_answered(

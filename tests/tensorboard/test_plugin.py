@@ -55,8 +55,9 @@ def served(
     write(logdir / "plain", parts, clip=CLIP, epochs=some_epochs(parts.names))
     odd = np.array([[1.0, -1], [np.nan, -1], [np.inf, -1], [0.0, -1]])
     write(logdir / "odd", records(odd))
+    write(logdir / "healthy", records(np.ones((30, 2))))
     with board(logdir, load_fast=request.param) as tensorboard:
-        tensorboard.wait(lambda: tensorboard.runs() == ["odd", "plain"])
+        tensorboard.wait(lambda: tensorboard.runs() == ["healthy", "odd", "plain"])
         yield tensorboard
 
 
@@ -68,7 +69,11 @@ def test_tab_is_active(served: Board) -> None:
 
 
 def test_runs_of_scalars_alone_are_not_offered(served: Board) -> None:
-    assert served.runs() == ["odd", "plain"]  # and not plain/before, plain/after
+    assert served.runs() == [
+        "healthy",
+        "odd",
+        "plain",
+    ]  # and not plain/before, plain/after
 
 
 def test_summary_says_what_was_recorded(served: Board) -> None:
@@ -184,17 +189,54 @@ def test_peak_finds_the_step_and_the_parameter(served: Board) -> None:
 
     found = served.ask("peak", run="plain", stop=6, **query)
 
-    assert found == {"step": 6, "parameter": "layer.0.weight"}
+    assert (found["step"], found["parameter"]) == (6, "layer.0.weight")
 
 
-def test_findings_come_first_of_the_highlights(served: Board) -> None:
-    highlights = served.ask("summary", run="odd")["highlights"]
+def test_verdict_is_the_worst_finding_with_the_others_below_it(served: Board) -> None:
+    verdict = served.ask("summary", run="odd")["verdict"]
 
-    assert [found["severity"] for found in highlights] == ["warning"] * 3 + [""]
-    assert (highlights[0]["step"], highlights[0]["parameter"]) == (1, "layer.0.weight")
-    assert "(NaN in layer.0.weight), and on 2 of 4 steps" in highlights[0]["text"]
-    assert "bad batch" in highlights[0]["advice"]
-    assert highlights[2]["step"] is None
+    assert verdict["severity"] == "warning"
+    assert (verdict["step"], verdict["parameter"]) == (1, "layer.0.weight")
+    assert "(NaN in layer.0.weight), and on 2 of 4 steps" in verdict["text"]
+    assert "bad batch" in verdict["advice"]
+    assert [other["severity"] for other in verdict["others"]] == ["warning"] * 2
+    assert verdict["others"][1]["step"] is None
+
+
+def test_verdict_of_a_healthy_run_is_that_nothing_was_found(served: Board) -> None:
+    verdict = served.ask("summary", run="healthy")["verdict"]
+
+    assert verdict["severity"] == "good"
+    assert verdict["text"] == "Nothing wrong found in 30 steps."
+
+
+def test_events_of_a_bin_are_those_of_any_of_its_steps(served: Board) -> None:
+    found = served.ask("events", run="odd", bins=2, **EVERYTHING)
+
+    assert (found["steps"], found["per_point"]) == ([0, 2], 2)
+    assert found["nonfinite"] == [True, True]  # steps 1 and 2
+    assert found["clipped"] == [False, False]
+
+
+def test_cell_is_one_gradient_at_one_step(served: Board) -> None:
+    found = served.ask("cell", run="plain", step=6, parameter="layer.0.weight")
+
+    assert found == {
+        "step": 6,
+        "parameter": "layer.0.weight",
+        "before": 1e6,
+        "after": 0.5e6,
+        "times": pytest.approx(1e6 / np.median([10.0**step for step in range(10)])),
+        "clipped": True,
+        "skipped": False,
+    }
+
+
+def test_parameters_that_were_not_finite_come_first_of_the_worst(
+    served: Board,
+) -> None:
+    assert served.ask("summary", run="odd")["worst"] == [0, 1]
+    assert served.ask("summary", run="plain")["worst"] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +264,9 @@ def test_findings_come_first_of_the_highlights(served: Board) -> None:
         ("heat", {"scale": "<b>"}, "one of relative, absolute"),
         ("parameter", {"parameter": "layer.9.weight"}, "no parameter 'layer.9"),
         ("profile", {"step": "last"}, "step must be a whole number"),
+        ("cell", {"step": "last"}, "step must be a whole number"),
+        ("cell", {"parameter": "layer.9.weight"}, "no parameter 'layer.9"),
+        ("events", {"bins": 0}, "bins must be a whole number from 1"),
         ("peak", {"rows": "5"}, "rows must look like"),
         ("epochs", {"rows": "5"}, "rows must look like"),
         ("epochs", {"statistic": "sd"}, "one of weight_mean, weight_sd"),

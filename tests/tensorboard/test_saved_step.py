@@ -108,6 +108,6 @@ def test_page_shows_the_line_that_runs_the_step_again(
 
     with board(tmp_path / "runs", load_fast=load_fast) as served:
         served.wait(lambda: served.runs() == ["run"])
-        highlights = served.ask("summary", run="run")["highlights"]
+        verdict = served.ask("summary", run="run")["verdict"]
 
-    assert highlights[0]["command"] == command(of(tmp_path / "runs"))
+    assert verdict["command"] == command(of(tmp_path / "runs"))

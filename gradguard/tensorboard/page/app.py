@@ -4,6 +4,7 @@ import gzip
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from tensorboard import plugin_util
@@ -15,7 +16,7 @@ from werkzeug import Request, Response
 from gradguard.output import as_json
 from gradguard.records.bins import bin_starts
 from gradguard.tensorboard.page import constants, query
-from gradguard.tensorboard.page.heat import heat, peak
+from gradguard.tensorboard.page.heat import cell, heat, peak
 from gradguard.tensorboard.page.library import Library, LoadedRun, Source
 from gradguard.tensorboard.page.lines import CHARTS, Chart, summary
 from gradguard.tensorboard.page.query import MOMENTS, SCALES
@@ -24,18 +25,9 @@ from gradguard.tensorboard.tags import PLUGIN
 App = Callable[..., Any]
 
 # No other file is ever read for a request.
-STATIC = {
-    "index.js": "text/javascript",
-    "charts.js": "text/javascript",
-    "controls.js": "text/javascript",
-    "data.js": "text/javascript",
-    "heatmap.js": "text/javascript",
-    "host.js": "text/javascript",
-    "rows.js": "text/javascript",
-    "theme.js": "text/javascript",
-    "view.js": "text/javascript",
-    "style.css": "text/css",
-}
+_FOLDER = files("gradguard.tensorboard.page").joinpath("static")
+_MIMES = {".js": "text/javascript", ".css": "text/css"}
+STATIC = {file.name: _MIMES[Path(file.name).suffix] for file in _FOLDER.iterdir()}
 
 
 class GradientsPage(TBPlugin):  # type: ignore[misc]  # tensorboard ships no types
@@ -116,7 +108,7 @@ class GradientsPage(TBPlugin):  # type: ignore[misc]  # tensorboard ships no typ
         return _send(request, content, "application/octet-stream")
 
     def _peak(self, request: Request) -> Response:
-        """Serve the step and the parameter behind a cell of the heatmap."""
+        """Serve the largest norm behind a cell of the heatmap, and what became of it."""
         run = self._run(request)
         row, column = peak(
             run,
@@ -129,11 +121,7 @@ class GradientsPage(TBPlugin):  # type: ignore[misc]  # tensorboard ships no typ
             moment=query.choice(request.args, "moment", MOMENTS),
             scale=query.choice(request.args, "scale", SCALES),
         )
-        found = {
-            "step": int(run.records.steps[row]),
-            "parameter": run.records.names[column],
-        }
-        return _json(request, found)
+        return _json(request, cell(run, row, column))
 
     def _chart(self, numbers: Chart, request: Request) -> Response:
         return _json(request, numbers(self._run(request), request.args))
@@ -170,8 +158,7 @@ def _json(request: Request, content: dict[str, Any]) -> Response:
 
 
 def _static(name: str, mime: str, request: Request) -> Response:
-    content = files("gradguard.tensorboard.page").joinpath("static", name).read_bytes()
-    return _send(request, content, mime)
+    return _send(request, _FOLDER.joinpath(name).read_bytes(), mime)
 
 
 def _constants(request: Request) -> Response:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from gradguard.output import as_json
-from gradguard.palette import COLORS
 from gradguard.records.statistics import BY_EPOCH
 from gradguard.tensorboard.page import heat
 
@@ -11,7 +10,6 @@ from gradguard.tensorboard.page import heat
 def script() -> str:
     """Return the JavaScript module `constants.js`."""
     constants: dict[str, Any] = {
-        "COLORS": COLORS,
         "STATISTICS": {name: shown._asdict() for name, shown in BY_EPOCH.items()},
         "PER_DECADE": heat.PER_DECADE,
         "MISSING_CELL": heat.MISSING_CELL,

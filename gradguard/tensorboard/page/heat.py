@@ -1,7 +1,7 @@
 """Norms in, the cells of a heatmap out: no spike is lost, however many share a cell."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,25 @@ def peak(
     norms[np.isnan(norms)] = np.inf
     step, column = np.unravel_index(np.argmax(norms), norms.shape)
     return int(step) + rows.start, columns[int(column)]
+
+
+def cell(run: LoadedRun, row: int, column: int) -> dict[str, Any]:
+    """Return everything that is known of one parameter's gradient at one step."""
+    records = run.records
+    missing = bool(records.missing[row, column])
+    before, after = (
+        float(records.before[row, column]),
+        float(records.after[row, column]),
+    )
+    return {
+        "step": int(records.steps[row]),
+        "parameter": records.names[column],
+        "before": MISSING if missing else before,
+        "after": MISSING if missing else after,
+        "times": before / float(run.median_before[column]),
+        "clipped": bool(records.clipped_gradients[row, column]),
+        "skipped": bool(records.skipped[row] | records.refused[row]),
+    }
 
 
 def scales(run: LoadedRun, columns: Sequence[int], moment: Moment) -> Doubles:

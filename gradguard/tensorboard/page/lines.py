@@ -17,9 +17,11 @@ from gradguard.records.bins import (
 from gradguard.records.recording import STATISTICS, ClipInForce
 from gradguard.records.records import MISSING, Records
 from gradguard.tensorboard.page import query
-from gradguard.tensorboard.page.highlights import highlights, worst
+from gradguard.tensorboard.page.heat import cell
 from gradguard.tensorboard.page.library import LoadedRun
 from gradguard.tensorboard.page.query import Arguments
+from gradguard.tensorboard.page.ranking import worst_first
+from gradguard.tensorboard.page.verdict import verdict
 
 Chart = Callable[[LoadedRun, Arguments], dict[str, Any]]
 """The numbers of a chart, as the arguments of a request ask for them."""
@@ -32,7 +34,6 @@ _FRACTION_BINS = 50
 def summary(run: LoadedRun) -> dict[str, Any]:
     """Return what the page needs to know before it draws anything."""
     records = run.records
-    peaks, times = worst(run)
     return {
         "names": list(records.names),
         "start": int(records.steps[0]),
@@ -44,10 +45,29 @@ def summary(run: LoadedRun) -> dict[str, Any]:
         "clips": [clip(in_force) for in_force in run.recording.clips],
         "clip_fraction": records.clip_fraction,
         "nonfinite_steps": int(records.nonfinite.sum()),
-        "worst": times,
-        "worst_step": records.steps[peaks].tolist(),
+        "worst": worst_first(run),
         "epochs": len(run.epochs.epochs) if run.epochs else 0,
-        "highlights": [found._asdict() for found in highlights(run)],
+        "has_loss": bool(np.isfinite(records.loss).any()),
+        "first_nonfinite": first_nonfinite(records),
+        "largest": largest_total(records),
+        "verdict": verdict(run.recording),
+    }
+
+
+def first_nonfinite(records: Records) -> int | None:
+    """Return the first step with a NaN or an Inf in a gradient; None if none has."""
+    bad = np.flatnonzero(records.nonfinite)
+    return int(records.steps[bad[0]]) if len(bad) else None
+
+
+def largest_total(records: Records) -> dict[str, Any]:
+    """Return the largest finite total before clipping: its step, and whose it mostly is."""
+    row = int(np.argmax(np.nan_to_num(records.total_before, nan=0, posinf=0)))
+    column = int(np.argmax(np.nan_to_num(records.before[row])))
+    return {
+        "total_before": float(records.total_before[row]),
+        "step": int(records.steps[row]),
+        "parameter": records.names[column],
     }
 
 
@@ -68,12 +88,29 @@ def totals(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
     steps = records.steps[rows]
     return {
         **_axis(records, rows, bins),
+        "loss": largest(records.loss[rows], bins).tolist(),
         "before": largest(records.total_before[rows], bins).tolist(),
         "after": largest(records.total_after[rows], bins).tolist(),
         "coefficient": smallest(records.coefficient[rows], bins).tolist(),
         "nonfinite": steps[first_true(records.nonfinite[rows], bins)].tolist(),
         "fraction_steps": steps[bin_starts(len(steps), _FRACTION_BINS)].tolist(),
         "fraction": shares(records.clipped[rows], _FRACTION_BINS).tolist(),
+    }
+
+
+def events(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
+    """Return whether some step of each bin was clipped, skipped, or not finite."""
+    records = run.records
+    rows, bins = query.window(arguments, records), query.bins(arguments)
+    kinds = {
+        "clipped": records.clipped,
+        "skipped": records.skipped | records.refused,
+        "nonfinite": records.nonfinite,
+    }
+    some = {kind: shares(flags[rows], bins) > 0 for kind, flags in kinds.items()}
+    return {
+        **_axis(records, rows, bins),
+        **{kind: flags.tolist() for kind, flags in some.items()},
     }
 
 
@@ -109,6 +146,12 @@ def profile(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
     }
 
 
+def one_cell(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
+    """Return everything that is known of one parameter's gradient at one step."""
+    row = query.nearest(arguments, run.records)
+    return cell(run, row, query.parameter(arguments, run.records))
+
+
 def by_epoch(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
     """Return a statistic of some parameters, one list each; NaN for what is no number.
 
@@ -136,8 +179,10 @@ def by_epoch(run: LoadedRun, arguments: Arguments) -> dict[str, Any]:
 
 CHARTS: dict[str, Chart] = {
     "totals": totals,
+    "events": events,
     "parameter": of_parameter,
     "profile": profile,
+    "cell": one_cell,
     "epochs": by_epoch,
 }
 

@@ -52,11 +52,7 @@ export async function sources() {
   return found;
 }
 
-export async function summary(source) {
-  const known = await json("summary", of(source));
-  known.worst = known.worst.map(Number);
-  return known;
-}
+export const summary = (source) => json("summary", of(source));
 
 export const peak = (source, where) => json("peak", of(source, where));
 

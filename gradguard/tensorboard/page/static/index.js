@@ -1,29 +1,21 @@
 // The Gradients page. TensorBoard calls `render` once, in a document of our own.
-import * as charts from "./charts.js";
 import * as controls from "./controls.js";
 import * as data from "./data.js";
-import * as heatmap from "./heatmap.js";
+import { draw } from "./drawing.js";
+import * as full from "./full.js";
+import * as hands from "./hands.js";
 import { onDarkMode, onReload } from "./host.js";
-import { grouped, outlined, selected, written } from "./rows.js";
-import { change, restore, stepsShown, view } from "./view.js";
+import * as keys from "./keys.js";
+import { plotly, style } from "./loading.js";
+import { runNames } from "./names.js";
+import { PAGE } from "./page.js";
+import * as pointer from "./pointer.js";
+import * as runs from "./runs.js";
+import * as tools from "./tools.js";
+import { resolved, restore, view } from "./view.js";
 
 const POLL_SECONDS = 30;
 const RETRY_SECONDS = 3;
-const BINS = 1000;
-
-const PAGE = `
-  <aside aria-label="What to show">${controls.SIDEBAR}</aside>
-  <main>
-    <p id="status" role="status">Loading.</p>
-    <p id="missing" role="status" hidden></p>
-    <section id="heatmap" tabindex="0" aria-label="Heatmap; arrow keys move the selection"></section>
-    <p id="cell">Point at a cell to read it, click it to select its parameter and step, drag to zoom.</p>
-    <section id="totals" aria-label="Total gradient norm"></section>
-    <section id="coefficient" aria-label="What the clip did"></section>
-    <section id="parameter-chart" aria-label="The selected parameter"></section>
-    <section id="profile" aria-label="Norm by layer at the selected step"></section>
-    <section id="epochs" aria-label="Weights and gradients by epoch"></section>
-  </main>`;
 
 const EMPTY = "No run here was recorded with GradGuard. Add GradGuard() to the callbacks of " +
   "a Trainer that has a TensorBoardLogger, and train.";
@@ -36,43 +28,40 @@ let [newest, asked] = [0, 0];
 let isStale = true; // until all that is selected is drawn
 let standIn = ""; // shown while the selected run is not there
 let retry = null;
-
-const style = untilLoaded(() => Object.assign(document.createElement("link"),
-  { rel: "stylesheet", href: new URL("style.css", import.meta.url) }));
-const plotly = untilLoaded(() => Object.assign(document.createElement("script"),
-  { src: new URL("plotly.min.js", import.meta.url) }));
+let drawn = null; // {source, summary} of the heatmap
 
 export async function render() {
   plotly().catch(() => {}); // asked for again where it is needed
   await style().catch(() => {});
   document.body.innerHTML = PAGE;
+  window.focus(); // so that keys are heard before the first click
   restore();
+  runs.listen();
   controls.listen(redraw);
+  tools.listen(by("tools"), redraw);
+  full.listen(redraw);
+  keys.listen(redraw, known);
+  pointer.listen(by("timeline"), by("heatmap"), peak);
+  window.addEventListener("resize", soon(redraw));
   onDarkMode(redraw);
   onReload(refresh);
   setInterval(refresh, POLL_SECONDS * 1000);
   await refresh();
 }
 
-// Loads once; what failed is tried again by the next call.
-function untilLoaded(make) {
-  let loading = null;
-  return () => (loading ??= loaded(make()).catch((error) => {
-    loading = null;
-    throw error;
-  }));
+// Once, when it has been quiet for a moment.
+function soon(act) {
+  let waiting = null;
+  return () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(act, 150);
+  };
 }
 
-function loaded(element) {
-  return new Promise((resolve, reject) => {
-    const failed = () => {
-      element.remove();
-      reject(data.silent());
-    };
-    Object.assign(element, { onload: resolve, onerror: failed });
-    document.head.append(element);
-  });
-}
+const peak = async (cell) => data.peak(drawn.source, hands.question(cell));
+
+// As asked for by now, which may not be drawn yet: fast keys all count.
+const known = () => drawn && { ...drawn, look: resolved(drawn.summary) };
 
 // Look for new runs and new steps, and draw if there are any, or if something failed.
 async function refresh() {
@@ -95,18 +84,23 @@ async function refresh() {
 
 async function redraw() {
   const drawing = ++newest;
+  const isNewest = () => drawing === newest;
+  document.body.dataset.state = "drawing";
   try {
-    await draw(() => drawing === newest);
-    if (drawing !== newest) return;
+    const said = await drawSelected(isNewest);
+    if (!isNewest()) return;
     isStale = false;
+    document.body.dataset.lost = false;
+    say(said);
     tryAgainIf(isMissing());
   } catch (error) {
-    if (drawing === newest) failed(error);
+    if (isNewest()) failed(error);
   }
 }
 
 function failed(error) {
   isStale ||= error instanceof data.Passing;
+  document.body.dataset.lost = isStale;
   tryAgainIf(isStale);
   say(error.message);
 }
@@ -118,6 +112,7 @@ function tryAgainIf(isNeeded) {
 
 const isThere = (key) => sources.some((source) => source.key === key);
 const isMissing = () => sources.length > 0 && !isThere(view.run);
+const latest = (among) => among.reduce((a, b) => (b.updated > a.updated ? b : a));
 
 // The selected run; while it is not there, another, and the page says so.
 function shownRun() {
@@ -131,70 +126,30 @@ function sayWhatIsMissing() {
   by("missing").textContent = isMissing() ? `Run ${view.run} is not there; this is ${standIn}.` : "";
 }
 
-async function draw(isNewest) {
-  document.body.dataset.state = "drawing";
-  if (!sources.length) return say(EMPTY);
-  const run = shownRun();
-  const keys = [run, ...view.compare.filter((key) => key !== run)];
-  const shown = await Promise.all(
-    keys.map((key) => sources.find((source) => source.key === key)).filter(Boolean).map(async (source) =>
-      ({ source, summary: await summaryOf(source) })));
-  if (!isNewest()) return;
-  const [{ summary }] = shown;
-  choose(summary);
+// Returns what there is to say about it.
+async function drawSelected(isNewest) {
+  document.body.dataset.empty = !sources.length;
+  if (!sources.length) return EMPTY;
+  const shown = await selectedRuns();
+  if (!isNewest()) return "";
+  const [{ source, summary }] = shown;
   sayWhatIsMissing();
-  controls.showRuns(sources, run, redraw);
-  controls.showChoices(summary);
-  controls.showHighlights(summary.highlights, redraw);
-  const columns = selected(summary, view);
-  if (!columns.length) return say("No parameter has a name that matches.");
-  const groups = grouped(summary, columns, view.group);
-  const library = plotly();
-  library.catch(() => {}); // said where it is awaited, if it still is by then
-  await heatmap.draw(by("heatmap"), shown[0], groups, { plotly: library, isNewest });
-  if (!isNewest()) return;
-  performance.mark("gradguard-heatmap");
-  listenToHeatmap();
-  await drawLines(shown, columns, isNewest);
-  if (isNewest()) say(remarks(summary));
+  runs.show(sources, source.key, shown.map((one) => one.source.key), redraw);
+  const listen = () => hands.listen({ redraw, failed, peak, known });
+  const said = await draw(shown, { redraw, isNewest, listen });
+  if (isNewest()) drawn = { source, summary };
+  return said;
 }
 
-const latest = (among) => among.reduce((a, b) => (b.updated > a.updated ? b : a));
-
-// Until something was clicked, the page shows what is most worth a look.
-function choose(summary) {
-  // Rather the largest finite step than one where everything is NaN, as findings may be.
-  const { highlights } = summary;
-  const worst = highlights.find(({ severity }) => !severity) ?? highlights[0];
-  if (!summary.names.includes(view.parameter)) view.parameter = worst?.parameter ?? summary.names[0];
-  view.step ??= worst?.step ?? summary.stop;
-}
-
-async function drawLines(shown, columns, isNewest) {
-  const { summary } = shown[0];
-  const steps = stepsShown(summary);
-  const having = shown.filter((one) => one.summary.names.includes(view.parameter));
-  const window = { ...steps, bins: BINS };
-  const ask = (runs, question) => Promise.all(runs.map(async (one) => ({ ...one, ...(await question(one)) })));
-  const inside = shown.filter(({ summary: { start, stop } }) => start <= steps.stop && stop >= steps.start);
-  const lines = outlined(summary, columns);
-  by("epochs").hidden = !summary.epochs;
-  const [totals, parameters, profiles, [epochs]] = await Promise.all([
-    ask(inside, ({ source }) => data.chart("totals", source, window)),
-    ask(having.filter((one) => inside.includes(one)), ({ source }) =>
-      data.chart("parameter", source, { ...window, parameter: view.parameter })),
-    ask(shown, ({ source }) => data.chart("profile", source, { step: view.step })),
-    ask(summary.epochs ? [shown[0]] : [], ({ source }) =>
-      data.chart("epochs", source, { rows: written([{ columns: lines }]), statistic: view.statistic })),
-  ]);
-  if (!isNewest()) return;
-  await Promise.all([
-    charts.totals(by("totals"), totals, steps),
-    charts.coefficient(by("coefficient"), totals, steps),
-    charts.parameter(by("parameter-chart"), parameters, steps, view.parameter),
-    charts.profile(by("profile"), profiles, columns, summary.names),
-    epochs && charts.epochs(by("epochs"), epochs, view.statistic, columns.length),
-  ]);
+// That of the heatmap first.
+async function selectedRuns() {
+  const run = shownRun();
+  const keys = [run, ...view.compare.filter((key) => key !== run && isThere(key))];
+  const names = runNames(sources.map(({ key }) => key));
+  return Promise.all(keys.map(async (key) => {
+    const source = sources.find((one) => one.key === key);
+    return { source, name: names.get(key), summary: await summaryOf(source) };
+  }));
 }
 
 async function summaryOf(source) {
@@ -205,72 +160,8 @@ async function summaryOf(source) {
   return summary;
 }
 
-function remarks({ writes, writes_read, left_out }) {
-  const sampled = `This run is too large to read at once: a random ${writes_read} of its ${writes} writes are shown.`;
-  return [writes === writes_read ? "" : sampled, left_out].filter(Boolean).join(" ");
-}
-
 function say(text) {
   by("status").textContent = text;
   by("status").hidden = !text;
   document.body.dataset.state = "ready";
-}
-
-function listenToHeatmap() {
-  const panel = by("heatmap");
-  if (panel.dataset.listens) return;
-  panel.dataset.listens = "true";
-  panel.on("plotly_hover", ({ points }) => {
-    by("cell").textContent = heatmap.described(heatmap.cellAt(points[0]));
-  });
-  panel.on("plotly_click", ({ points }) => select(heatmap.cellAt(points[0])));
-  panel.on("plotly_relayout", zoom);
-  panel.addEventListener("keydown", move);
-}
-
-// Of all that shares the cell, the largest is selected.
-async function select(cell) {
-  const run = shownRun();
-  const source = sources.find(({ key }) => key === run);
-  const { start, stop, row } = cell;
-  const { moment, scale } = view;
-  try {
-    change(await data.peak(source, { rows: written([row]), start, stop, moment, scale }));
-  } catch (error) {
-    return failed(error);
-  }
-  redraw();
-}
-
-function zoom(event) {
-  if (event["xaxis.autorange"] || event["yaxis.autorange"]) {
-    change({ start: null, stop: null, first: null, last: null });
-  } else if ("xaxis.range[0]" in event || "yaxis.range[0]" in event) {
-    const changes = {};
-    if ("xaxis.range[0]" in event) {
-      changes.start = Math.max(0, Math.round(event["xaxis.range[0]"]));
-      changes.stop = Math.max(changes.start, Math.round(event["xaxis.range[1]"]));
-    }
-    if ("yaxis.range[0]" in event) {
-      Object.assign(changes, heatmap.rowsBetween(event["yaxis.range[1]"], event["yaxis.range[0]"]));
-    }
-    change(changes);
-  } else return;
-  redraw();
-}
-
-function move(event) {
-  const { summary } = summaries.get(shownRun());
-  const names = selected(summary, view).map((column) => summary.names[column]);
-  const at = names.indexOf(view.parameter);
-  const changes = {
-    ArrowLeft: { step: Math.max(summary.start, view.step - 1) },
-    ArrowRight: { step: Math.min(summary.stop, view.step + 1) },
-    ArrowUp: { parameter: names[Math.max(0, at - 1)] },
-    ArrowDown: { parameter: names[Math.min(names.length - 1, at + 1)] },
-  }[event.key];
-  if (!changes) return;
-  event.preventDefault();
-  change(changes);
-  redraw();
 }

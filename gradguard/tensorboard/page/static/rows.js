@@ -3,16 +3,21 @@
 const MOST_LINES = 12;
 
 export function selected(summary, view) {
-  let pattern;
-  try {
-    pattern = new RegExp(view.filter);
-  } catch {
-    return [];
-  }
-  const matching = [...summary.names.keys()].filter((i) => pattern.test(summary.names[i]));
-  const byWorst = [...matching].sort((a, b) => summary.worst[b] - summary.worst[a] || a - b);
+  const { pattern } = understood(view.filter);
+  if (!pattern) return [];
+  const byWorst = summary.worst.filter((i) => pattern.test(summary.names[i]));
   const kept = view.top ? byWorst.slice(0, view.top) : byWorst;
   return view.order === "worst" ? kept : kept.sort((a, b) => a - b);
+}
+
+// The regular expression, or what is wrong with it.
+export function understood(filter) {
+  try {
+    return { pattern: new RegExp(filter) };
+  } catch (error) {
+    const [, reason] = error.message.match(/: ([^:]+)$/) ?? [];
+    return { fault: `"${filter}" is no regular expression: ${reason ?? error.message}.` };
+  }
 }
 
 // Few enough to tell their lines apart: weights where there are any, from the first to the
@@ -27,13 +32,14 @@ export function outlined(summary, columns) {
 
 // A module is a name without its last part; a block ends at the first number: "layers.0"
 // of "layers.0.attention.weight".
+const moduleOf = (name) => (name.includes(".") ? name.slice(0, name.lastIndexOf(".")) : name);
+export const blockOf = (name) => name.match(/^.*?(?:^|\.)\d+(?=\.|$)/)?.[0] ?? moduleOf(name);
+
 export function grouped(summary, columns, by) {
   const groups = new Map();
   for (const column of columns) {
     const name = summary.names[column];
-    const module = name.includes(".") ? name.slice(0, name.lastIndexOf(".")) : name;
-    const block = name.match(/^.*?(?:^|\.)\d+(?=\.|$)/)?.[0] ?? module;
-    const label = { module, block }[by] ?? name;
+    const label = { module: moduleOf, block: blockOf }[by]?.(name) ?? name;
     if (!groups.has(label)) groups.set(label, { label, columns: [] });
     groups.get(label).columns.push(column);
   }
@@ -69,14 +75,4 @@ function spans(columns) {
     texts.push(columns[i] === first ? `${first}` : `${first}-${columns[i]}`);
   }
   return texts.join(",");
-}
-
-// The end of a name tells parameters apart.
-export function shortened(name, length) {
-  return name.length <= length ? name : `…${name.slice(1 - length)}`;
-}
-
-// Plotly reads markup in its texts.
-export function plain(text) {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
