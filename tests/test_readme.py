@@ -11,17 +11,25 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
+from tests.support.documents import blocks
 from tests.support.processes import free_port
 
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def code_in(language: str) -> list[str]:
+    return [
+        block.text for block in blocks("../README.md") if block.language == language
+    ]
 
 
 def test_readme_shows_code_within_15_lines() -> None:
     assert "```python" in README.splitlines()[:15]
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)", README))
+def test_link_of_the_readme_leads_to_a_file(link: str) -> None:
+    assert (ROOT / link).is_file()
 
 
 @pytest.mark.slow
@@ -31,13 +39,13 @@ def test_readme_code_runs_as_pasted(
     monkeypatch.chdir(tmp_path)
     run("gradguard train --model srn --clip-norm 5 --max-epochs 1", tmp_path)
 
-    for code in blocks("python"):
+    for code in code_in("python"):
         exec(compile(code, "README.md", "exec"), {})
 
 
 COMMANDS = [
     commands
-    for block in blocks("sh")
+    for block in code_in("sh")
     if (commands := re.findall(r"^((?:gradguard|torchrun) [^#\n]*[^#\s])", block, re.M))
 ]
 
