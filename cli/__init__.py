@@ -10,7 +10,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from gradguard import __version__
-from gradguard.cli import configs, inspect, replay, report, reproduce, sweep, train
+from gradguard.cli import (
+    configs,
+    help,
+    inspect,
+    replay,
+    report,
+    reproduce,
+    sweep,
+    train,
+)
 from gradguard.cli.streams import lost, outlast_readers
 from gradguard.errors import BadStepError, ConfigError, Interrupted
 
@@ -27,13 +36,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    epilog=help.examples(help.FIRST, *help.EXAMPLES.values()),
 )
-app.command("train")(train.train)
-app.command("report")(report.report)
-app.command("replay")(replay.replay)
-app.command("sweep")(sweep.sweep)
-app.command("reproduce")(reproduce.reproduce)
-app.command("inspect")(inspect.inspect)
+for name, command in {
+    "train": train.train,
+    "report": report.report,
+    "replay": replay.replay,
+    "sweep": sweep.sweep,
+    "reproduce": reproduce.reproduce,
+    "inspect": inspect.inspect,
+}.items():
+    example = help.examples(help.EXAMPLES[name])
+    app.command(name, cls=help.Grouped, epilog=example)(command)
 app.add_typer(configs.app, name="configs")
 
 
@@ -45,6 +60,8 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def gradguard(
+    context: typer.Context,
+    *,
     version: Annotated[
         bool,
         typer.Option(
@@ -57,6 +74,8 @@ def gradguard(
 ) -> None:
     """See every parameter's gradient norm before and after clipping."""
     del version  # its callback has done it
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> NoReturn:

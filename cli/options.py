@@ -1,5 +1,7 @@
 """The options of the commands: how they are declared, and what settings they give."""
 
+import shlex
+import sys
 from copy import copy
 from typing import Annotated, Any, get_args
 
@@ -34,6 +36,22 @@ def assigned(context: typer.Context) -> list[str]:
         for name, key in SETTINGS.items()
         if given.get(name) is not None
     ]
+
+
+def typed(*, without: str = "") -> str:
+    """Return the command line as it can be typed again.
+
+    Args:
+        without: An option that takes a value, to be left out with that.
+    """
+    kept: list[str] = []
+    given = iter(sys.argv[1:])
+    for argument in given:
+        if without and argument == without:
+            next(given, None)
+        elif not (without and argument.startswith(f"{without}=")):
+            kept.append(argument)
+    return shlex.join(["gradguard", *kept])
 
 
 def text(*names: str, metavar: str, help: str) -> Any:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gradguard.cli.options import Figure, Json, flag, text
+from gradguard.cli.options import Figure, Json, flag, text, typed
 
 
 def report(
@@ -20,10 +20,18 @@ def report(
         str | None,
         text("--html", metavar="FILE", help="Write a page for any browser."),
     ] = None,
+    interactive: Annotated[
+        bool,
+        flag("--interactive", help="Let the page's pictures zoom: 5 MB more."),
+    ] = False,
     figure: Figure = None,
     layers: Annotated[
         bool,
         flag("--layers", help="Print a table by layer."),
+    ] = False,
+    full: Annotated[
+        bool,
+        flag("--full", help="Print all of each run, and each finding whole."),
     ] = False,
     steps: Annotated[
         str | None,
@@ -53,7 +61,10 @@ def report(
         as_json=as_json,
         html=html,
         figure=figure,
+        interactive=interactive,
+        typed=typed(),
         by_layer=layers,
+        full=full,
         steps=steps,
         parameters=parameters,
     )

@@ -1,35 +1,47 @@
 """The tables that `gradguard train` ends with, at most 80 columns wide."""
 
 import shlex
+from dataclasses import replace
 
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gradguard.cli.options import typed
 from gradguard.experiments.run import Outcome
-from gradguard.health.diagnosis import diagnose
+from gradguard.health.verdict import Cause, Verdict, verdict
 from gradguard.records.records import Records
-from gradguard.report.table import finding_lines
+from gradguard.report.table import print_verdict
 
 
 def show(outcome: Outcome, console: Console) -> None:
-    """Print metrics, gradients, serious findings, and the commands that show the run."""
+    """Print the verdict, metrics, gradients, and the commands that show the run."""
+    print_verdict(_as_typed(verdict(outcome.recording)), console)
     console.print(metrics_table(outcome))
     console.print(gradients_table(outcome))
-    serious = [
-        finding_lines(finding.severity, str(finding))
-        for finding in diagnose(outcome.recording)
-        if finding.severity != "note"
-    ]
-    if serious:
-        console.print("", *serious, sep="\n")
     commands = (
         f"gradguard report {shlex.quote(str(outcome.run_dir))}",
         f"tensorboard --logdir {shlex.quote(outcome.experiment.log_dir)}",
     )
     # Wrapped by the terminal, not by us: they have to survive copy and paste.
     console.print("", *commands, sep="\n", soft_wrap=True)
+
+
+def _as_typed(said: Verdict) -> Verdict:
+    """Return the verdict with commands in place of code: whoever types, edits none."""
+    return replace(said, causes=tuple(map(_cause_as_typed, said.causes)))
+
+
+def _cause_as_typed(cause: Cause) -> Cause:
+    if cause.max_norm is not None:
+        option = f"--clip-norm {cause.max_norm:g}"
+    elif cause.kind == "nonfinite-gradient":
+        option = "--on-nonfinite skip"
+    else:
+        return cause
+    name, _ = option.split()
+    return replace(cause, do=f"{typed(without=name)} {option}")
 
 
 def metrics_table(outcome: Outcome) -> Table:
@@ -46,22 +58,23 @@ def metrics_table(outcome: Outcome) -> Table:
 def gradients_table(outcome: Outcome) -> Table:
     """Return a row for each fact about the gradients: steps, clipping, norms."""
     records = outcome.records
-    first_nonfinite = outcome.first_nonfinite_loss
+    nonfinite, loss = int(records.nonfinite.sum()), outcome.first_nonfinite_loss
+    clipping = outcome.experiment.clipping
+    facts = {
+        "steps": str(len(records.steps)),
+        "clipping": clipping,
+        "clipped": f"{records.clip_fraction:.1%} of steps" * (clipping != "none"),
+        "total norm before": _totals(records),
+        "non-finite steps": str(nonfinite or ""),
+        "non-finite loss": "" if loss is None else f"from step {loss}",
+        "events": str(outcome.run_dir),
+    }
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
     table.add_column(min_width=22)
     table.add_column(overflow="fold")
-    for fact, value in {
-        "steps": str(len(records.steps)),
-        "clipping": outcome.experiment.clipping,
-        "clipped": f"{records.clip_fraction:.1%} of steps",
-        "total norm before": _totals(records),
-        "non-finite steps": str(records.nonfinite.sum()),
-        "non-finite loss": (
-            "never" if first_nonfinite is None else f"from step {first_nonfinite}"
-        ),
-        "events": str(outcome.run_dir),
-    }.items():
-        table.add_row(fact, value)
+    for fact, value in facts.items():
+        if value:
+            table.add_row(fact, value)
     return table
 
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from gradguard.errors import NonFiniteGradientError as NonFiniteGradientError
     from gradguard.errors import SpikeError as SpikeError
     from gradguard.guard.spike import Spike as Spike
+    from gradguard.health.diagnosis import diagnose as diagnose
     from gradguard.replay.again import replay as replay
+    from gradguard.tensorboard.reader import read_recordings as read_recordings
+    from gradguard.tensorboard.reader import read_run as read_run
 
 __version__ = "0.1.0"
 
@@ -36,6 +39,9 @@ _HOMES = {
     "NonFiniteGradientError": "gradguard.errors",
     "Spike": "gradguard.guard.spike",
     "SpikeError": "gradguard.errors",
+    "diagnose": "gradguard.health.diagnosis",
+    "read_recordings": "gradguard.tensorboard.reader",
+    "read_run": "gradguard.tensorboard.reader",
 }
 
 # Packages that are called as functions.

@@ -148,4 +148,5 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
     "max_consecutive_skips": _whole,
     "dump_dir": os.path.expanduser,
     "layer_statistics": _switch,
+    "verdict": _switch,
 }

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -12,7 +13,9 @@ from typing_extensions import override
 
 from gradguard.clipping.policy import Clip, State, in_order, in_words
 from gradguard.fit.cautions import nothing_recorded, unlisted
+from gradguard.fit.herald import Herald
 from gradguard.fit.rehearsal import Rehearsal
+from gradguard.fit.tally import Tally
 from gradguard.fit.wanted import Wanted, settings_of, together
 from gradguard.fit.watch import Memory, Watch
 from gradguard.guard.action import Action
@@ -97,6 +100,10 @@ class GradGuard(Callback):
         layer_statistics: Also write, for each parameter, mean and standard deviation of
             weights and gradients, mean |gradient| and how far the update moved the
             weights: before training and at the end of each epoch.
+        verdict: Say on stderr, when the fit ends, what is wrong, since when, where, and
+            what to do, in at most six lines, and in one line when the first gradient that
+            is not finite reaches the weights. Where nothing is found and the Trainer has
+            no progress bar, nothing is said.
 
     Raises:
         TypeError: If `clip` holds something that is not a policy.
@@ -123,6 +130,7 @@ class GradGuard(Callback):
         max_consecutive_skips: int = 10,
         dump_dir: str | Path | None = None,
         layer_statistics: bool = False,
+        verdict: bool = True,
     ) -> None:
         self.clip = clip
         self.policies = in_order(clip)
@@ -133,13 +141,21 @@ class GradGuard(Callback):
         self.max_consecutive_skips = max_consecutive_skips
         self.dump_dir = dump_dir
         self.layer_statistics = layer_statistics
+        self.verdict = verdict
         settings_of(self)  # refuses what is out of its range here, not in mid-fit
         self._watch: Watch | None = None
         self._rehearsal: Rehearsal | None = None
+        self._herald: Herald | None = None
         self._learned: Sequence[State] = []
         self._last_steps: Sequence[int] = []
         self._loaded = False
         self._trainer: ref[Trainer] | None = None
+
+    @property
+    def tally(self) -> Tally | None:
+        """How the fit under way is going, as of its last write; None outside of one."""
+        loggers = self._watch.fit.loggers if self._watch else None
+        return loggers.tally if loggers else None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -250,6 +266,7 @@ class GradGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._close()  # Lightning calls no other hook on this way out
+        self._tell()
         self._let_go()
 
     @override
@@ -257,11 +274,35 @@ class GradGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
         self._close()  # and only this one when the tuner ends a trial
+        self._tell()
         self._let_go()
+
+    @override
+    def __repr__(self) -> str:
+        """Return what was given, as one would write it in code."""
+        usual = vars(GradGuard())
+        given = {
+            name: vars(self)[name]
+            for name in signature(GradGuard).parameters
+            if vars(self)[name] != usual[name]
+        }
+        changed = (
+            f"{name}={value!r}"
+            for name, value in given.items()
+            if value or usual[name]  # an empty list clips as little as None
+        )
+        return f"GradGuard({', '.join(changed)})"
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self), "_watch": None, "_rehearsal": None, "_trainer": None}
+        state["_herald"] = None
         return {key: state[key] for key in state.keys() - _OF_THE_MODULE}
+
+    def _tell(self) -> None:
+        """Say the verdict, now that no progress bar is in its way."""
+        herald, self._herald = self._herald, None
+        if herald:
+            herald.tell()
 
     def _let_go(self) -> None:
         """Do not keep the module alive beyond the fit."""
@@ -279,6 +320,7 @@ class GradGuard(Callback):
     def _close(self) -> None:
         watch, self._watch = self._watch, None
         if watch:
+            self._herald = watch.herald
             self._learned, self._last_steps = watch.memory()
             watch.close()
         rehearsal, self._rehearsal = self._rehearsal, None

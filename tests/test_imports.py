@@ -37,8 +37,8 @@ HOUSE = {
     ),
     "hooks": ("torch", "gradients clipping"),
     "fit": (
-        "numpy torch",
-        "errors names records gradients clipping guard tensorboard hooks",
+        "numpy torch tqdm",
+        "errors names records gradients health clipping guard tensorboard hooks",
     ),
     "callback": ("lightning torch", "clipping guard hooks fit"),
     "attach": ("", "names scalars clipping guard callback"),
@@ -51,7 +51,7 @@ HOUSE = {
         "jinja2 lightning numpy rich torch",
         "errors names gradients output guard hooks experiments",
     ),
-    "__init__": ("", "errors clipping guard callback replay"),
+    "__init__": ("", "errors health clipping guard tensorboard callback replay"),
     "report": (
         "jinja2 matplotlib numpy rich",
         "errors names palette records health output tensorboard",

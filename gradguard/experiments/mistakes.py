@@ -10,10 +10,12 @@ from pydantic_core import ErrorDetails
 
 from gradguard.names import nearest
 
+_OF_A_CLIP = re.compile(r"clip\[\d+\]\.(norm|value)")
+
 
 def sentence(error: ErrorDetails, schema: type[BaseModel]) -> str:
     """Say what is wrong with which field, what it was, and what comes nearest."""
-    field = _dotted(error["loc"])
+    field = _with_flag(_dotted(error["loc"]))
     if error["type"] == "extra_forbidden":
         near = nearest(field, _names(schema))
         return f"{field} is not a setting, did you mean {near}?"
@@ -34,6 +36,12 @@ def sentence(error: ErrorDetails, schema: type[BaseModel]) -> str:
         near = nearest(str(error["input"]), allowed)
         told += f", did you mean {near!r}?"
     return told
+
+
+def _with_flag(field: str) -> str:
+    """Return a setting with the flag that gives it, if there is one."""
+    clip = _OF_A_CLIP.fullmatch(field)
+    return f"{field} (--clip-{clip[1]})" if clip else field
 
 
 def _dotted(location: tuple[str | int, ...]) -> str:

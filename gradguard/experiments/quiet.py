@@ -1,4 +1,4 @@
-"""Less of what Lightning prints: its warnings, its log, its progress bar."""
+"""Less of what Lightning prints: its warnings and its log."""
 
 import logging
 import warnings
@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
-from typing_extensions import override
 
 # Of both namespaces: a module to inspect may be of either.
 _CHATTY = (
@@ -34,14 +31,3 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-class Progress(RichProgressBar):
-    """A progress bar of 80 columns: of all metrics it shows the training loss alone."""
-
-    @override
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        metrics = super().get_metrics(trainer, pl_module)
-        return {"loss": metrics["train_loss"]} if "train_loss" in metrics else {}

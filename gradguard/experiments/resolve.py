@@ -188,9 +188,17 @@ def _model_name(settings: Settings) -> str:
             f"model.name is missing: give --model ({', '.join(MODELS)}) or --config"
         )
     if name not in MODELS:
-        near = nearest(name, MODELS)
-        raise ConfigError(f"model.name {name!r} is unknown, did you mean {near!r}?")
+        raise ConfigError(_unknown_model(name))
     return name
+
+
+def _unknown_model(name: str) -> str:
+    """Return what to say of a model there is none of, with configs that are called so."""
+    near = nearest(name, MODELS)
+    told = f"model.name {name!r} is unknown, did you mean {near!r}? "
+    told += f"There are {', '.join(MODELS)}"
+    configs = [config for config in bundled() if name and name in config]
+    return told + (f"; or give --config {configs[0]}" if configs else "")
 
 
 def _assignment(text: str) -> Settings:

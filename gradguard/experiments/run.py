@@ -19,7 +19,8 @@ from gradguard.experiments.build import Data, build
 from gradguard.experiments.config import Experiment
 from gradguard.experiments.directory import ClaimingLogger, on_this_machine
 from gradguard.experiments.hidden_units import HasUnits, stuck_units
-from gradguard.experiments.quiet import Progress, quiet
+from gradguard.experiments.progress import Progress
+from gradguard.experiments.quiet import quiet
 from gradguard.experiments.resolve import dump
 from gradguard.experiments.resume import require_resumable
 from gradguard.output import require_writable
@@ -114,6 +115,7 @@ def _trainer(
                     max_consecutive_skips=experiment.max_consecutive_skips,
                     dump_dir=experiment.dump_dir,
                     layer_statistics=experiment.layer_statistics,
+                    verdict=False,  # told by whoever runs the experiment
                 ),
                 # The newest epoch under a name that a shell history can repeat.
                 ModelCheckpoint(filename="last", enable_version_counter=False),

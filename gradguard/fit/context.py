@@ -80,6 +80,9 @@ def context(
     loggers = None
     if log:
         loggers = Loggers(
-            trainer, every_n_steps=wanted.every_n_steps, max_scalars=wanted.max_scalars
+            trainer,
+            every_n_steps=wanted.every_n_steps,
+            max_scalars=wanted.max_scalars,
+            verdict=wanted.verdict,
         )
     return FitContext(trainer, module, callback, wanted, loggers, dump)

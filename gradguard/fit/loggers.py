@@ -8,13 +8,16 @@ import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from gradguard.fit.herald import Herald
+from gradguard.fit.tally import Tally
 from gradguard.records.intervals import interval_scalars
-from gradguard.records.recording import Epochs
+from gradguard.records.recording import Epochs, SavedStep
 from gradguard.records.records import Records, thinned
 from gradguard.records.schema import Schema
 from gradguard.tensorboard.writer import EventWriter
@@ -55,13 +58,29 @@ class Loggers:
         trainer: A Trainer of either namespace of Lightning.
         every_n_steps: Write every n-th step, and the spikes between.
         max_scalars: Largest number of parameters to write scalars for.
+        verdict: Whether to keep what a verdict at the end needs.
+
+    Attributes:
+        herald: Who tells it; None if none is wanted.
+        tally: How the fit is going.
     """
 
-    def __init__(self, trainer: Any, *, every_n_steps: int, max_scalars: int) -> None:
+    def __init__(
+        self, trainer: Any, *, every_n_steps: int, max_scalars: int, verdict: bool
+    ) -> None:
+        self.tally = Tally()
         self._every_n_steps = every_n_steps
         self._outlets: list[_Outlet] = []
-        for logger in trainer.loggers if trainer.is_global_zero else ():
+        self.herald: Herald | None = None
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
             self._outlets += _outlets(logger, max_scalars)
+        if verdict:
+            found = (one.directory for one in self._outlets if one.directory)
+            self.herald = Herald(trainer, next(found, ""))
+            tell = partial(_to_herald, self.herald)
+            self._outlets.append(_Outlet("the terminal", tell))
 
     def write(
         self,
@@ -72,6 +91,7 @@ class Loggers:
         """Write the steps of one interval, at least one, and what is in force, by tag."""
         if not self._outlets:
             return
+        self.tally = self.tally.plus(records)
         values = interval_scalars(records)
         values |= {tag: float(value) for tag, value in in_force.items()}
         scalars = {schema.scalar_tag(tag): value for tag, value in values.items()}
@@ -110,6 +130,7 @@ class _Outlet:
         write: Writes one interval.
         flush: Waits until it is written.
         close: Closes what does not belong to the logger.
+        directory: Where its event files are; "" if it has none.
     """
 
     def __init__(
@@ -118,7 +139,9 @@ class _Outlet:
         write: Callable[[Interval], None],
         flush: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
+        directory: str = "",
     ) -> None:
+        self.directory = directory
         self._name = name
         self._write, self._flush, self._close = write, flush, close
         self._waiting: deque[Interval] = deque()
@@ -181,6 +204,13 @@ def _outlets(logger: Any, max_scalars: int) -> list[_Outlet]:
         return []
 
 
+def _to_herald(herald: Herald, interval: Interval) -> None:
+    if interval.records is not None:
+        herald.hear(interval.schema, interval.records)
+    if interval.saved_in:
+        herald.hear_saved(interval.schema, SavedStep(interval.step, interval.saved_in))
+
+
 def _outlet(logger: Any, max_scalars: int) -> _Outlet:
     experiment = getattr(logger, "experiment", None)
     name = type(logger).__name__
@@ -192,7 +222,11 @@ def _outlet(logger: Any, max_scalars: int) -> _Outlet:
     sink = experiment._get_file_writer()  # type: ignore[no-untyped-call]
     writer = EventWriter(sink, experiment.log_dir, max_scalars)
     return _Outlet(
-        name, lambda interval: _to_events(writer, interval), writer.flush, writer.close
+        name,
+        lambda interval: _to_events(writer, interval),
+        writer.flush,
+        writer.close,
+        experiment.log_dir,
     )
 
 

@@ -25,6 +25,7 @@ class Wanted:
         layer_statistics: Whether to measure weights and gradients by epoch.
         every_n_steps: Write every n-th step, and the spikes between; at least 1.
         max_scalars: Write scalars per parameter while there are at most so many.
+        verdict: Whether to say what was found when the fit ends.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -38,6 +39,7 @@ class Wanted:
     layer_statistics: bool = False
     every_n_steps: int = 1
     max_scalars: int = 50
+    verdict: bool = True
 
     def __post_init__(self) -> None:
         _ = self.guard  # whose numbers have a range, too
@@ -131,4 +133,5 @@ def settings_of(guard: Any) -> Wanted:
         guard.layer_statistics,
         guard.every_n_steps,
         guard.max_scalars,
+        guard.verdict,
     )

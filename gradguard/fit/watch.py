@@ -17,6 +17,7 @@ from gradguard.fit.cautions import (
 )
 from gradguard.fit.checkpoints import keep_good_checkpoints
 from gradguard.fit.context import context
+from gradguard.fit.herald import Herald
 from gradguard.fit.parts import Parts, schema_of
 from gradguard.fit.recorder import StepRecorder
 from gradguard.fit.wanted import Wanted
@@ -118,6 +119,11 @@ class Watch:
         except BaseException:
             self._leave()
             raise
+
+    @property
+    def herald(self) -> Herald | None:
+        """Who tells the verdict; None where none is wanted."""
+        return self.fit.loggers.herald if self.fit.loggers else None
 
     @_harmless
     def on_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from gradguard.health.finding import Finding
 from gradguard.health.steps import only, spikes, updates
-from gradguard.health.words import share
+from gradguard.health.words import fold, share
 from gradguard.records.recording import Recording
 from gradguard.records.records import Doubles, Flags, Records
 
@@ -43,9 +43,8 @@ def exploding(recording: Recording) -> Finding | None:
     return Finding(
         "exploding",
         "warning" if len(unbounded) else "note",
-        f"The total before clipping rises to {applied.total_before[row]:.3g} at "
-        f"step {step}, {growth:.3g} x any total up to step "
-        f"{int(applied.steps[since])}; {name} grows fastest.{clipped}",
+        f"The total before clipping grew {fold(growth)} within {_RISING} steps, to "
+        f"{applied.total_before[row]:.3g} at step {step}, fastest in {name}.{clipped}",
         "Clip by norm, lower the learning rate, or scale the targets."
         if len(unbounded)
         else "Keep the clip.",

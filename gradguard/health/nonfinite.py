@@ -31,9 +31,7 @@ def exploded(recording: Recording) -> Finding | None:
     if not bad.any():
         return None
     row = int(np.argmax(bad))
-    holders = applied.nonfinite_gradients[row]
-    first = chosen(applied, holders)
-    held = "Inf" if np.isinf(applied.before[row, holders]).any() else "NaN"
+    held, first = bad_gradients(applied, row)
     step = int(applied.steps[row])
     lasting, grew = bool(bad[-1]), _grew(applied, row)
     return Finding(
@@ -50,6 +48,13 @@ def exploded(recording: Recording) -> Finding | None:
         {"nonfinite_steps": float(bad.sum()), "parameters": float(len(first))},
         command(recording, [step], keep=_SKIP),
     )
+
+
+def bad_gradients(records: Records, row: int) -> tuple[str, list[str]]:
+    """Return what gradients held at a step, "NaN" or "Inf", and whose they were."""
+    holders = records.nonfinite_gradients[row]
+    held = "Inf" if np.isinf(records.before[row, holders]).any() else "NaN"
+    return held, chosen(records, holders)
 
 
 def nonfinite_loss(recording: Recording) -> Finding | None:

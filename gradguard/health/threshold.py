@@ -1,5 +1,6 @@
 """A clip threshold for the next run, or the reason why there is none."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,9 @@ from gradguard.records.records import LARGEST_FLOAT32_NORM, Records
 # 2 to 5 of 459 in the MLP, 1 of 94 in the SRN; at the first total itself neither learns.
 _OF_THE_FIRST = 0.01
 
+# Between one threshold to try and the next.
+_STEP = 5
+
 # Of the totals that a clip let through, in a run that nothing is wrong with.
 _QUANTILE = 0.9
 
@@ -24,19 +28,24 @@ class Suggestion(NamedTuple):
     Attributes:
         max_norm: The largest total to let through; None where none is suggested.
         reason: Why, in a sentence or two.
+        short: The same in one line, where there is one.
     """
 
     max_norm: float | None
     reason: str
+    short: str = ""
 
 
-def suggest(recording: Recording) -> Suggestion:
+def suggest(
+    recording: Recording, *, found: Sequence[Finding] | None = None
+) -> Suggestion:
     """Suggest a starting point for the largest norm; only trying it tells.
 
     Args:
         recording: Of a run with or without a clip.
+        found: What `diagnose` says of it, if that is known.
     """
-    found = diagnose(recording)
+    found = diagnose(recording) if found is None else found
     applied = updates(recording.records)
     if not len(applied.steps):
         return Suggestion(None, "No update was recorded.")
@@ -51,7 +60,7 @@ def suggest(recording: Recording) -> Suggestion:
     found = [one for one in found if one.kind != "spike"]
     explodes = _any(found, "prevented", "perhaps prevented", "bounded")
     if explodes or not np.isfinite(first):
-        return _from_the_first(first)
+        return _from_the_first(first, _norm_in_force(recording))
     if _any(found, "not prevented"):
         return Suggestion(
             None,
@@ -62,7 +71,12 @@ def suggest(recording: Recording) -> Suggestion:
     return _from_the_clip(applied) if applied.clipped.any() else _insurance(applied)
 
 
-def _from_the_first(first: float) -> Suggestion:
+def _norm_in_force(recording: Recording) -> float | None:
+    """Return the largest total that the last clip let through; None if none is fixed."""
+    return recording.clips[-1].clip.max_norm_of_total
+
+
+def _from_the_first(first: float, in_force: float | None) -> Suggestion:
     if not 0 < first < LARGEST_FLOAT32_NORM:
         return Suggestion(
             None,
@@ -70,11 +84,24 @@ def _from_the_first(first: float) -> Suggestion:
             "the loss and the initial weights first.",
         )
     max_norm = _rounded(_OF_THE_FIRST * first)
+    if in_force is not None and 0 < in_force <= max_norm:
+        return _below(in_force)
     return Suggestion(
         max_norm,
         f"1 % of the first total, {first:.3g}. The norms of a run that explodes say "
         "nothing of the right size, and in the bundled experiments a clip at the first "
-        f"total was as bad as none. Also try {max_norm / 5:.2g} and {max_norm * 5:.2g}.",
+        f"total was as bad as none. Also try {max_norm / _STEP:.2g} and {max_norm * _STEP:.2g}.",
+        f"1 % of the first total, {first:.3g}; try {max_norm / _STEP:.2g} and "
+        f"{max_norm * _STEP:.2g}, too.",
+    )
+
+
+def _below(in_force: float) -> Suggestion:
+    max_norm = _rounded(in_force / _STEP)
+    return Suggestion(
+        max_norm,
+        f"A fifth of {in_force:g}, the clip in force, which does not hold the run.",
+        f"A fifth of {in_force:g}, which does not hold the run.",
     )
 
 
@@ -110,7 +137,7 @@ def _from_the_clip(applied: Records) -> Suggestion:
     )
 
 
-def _any(found: list[Finding], *under_clip: UnderClip) -> bool:
+def _any(found: Sequence[Finding], *under_clip: UnderClip) -> bool:
     return any(one.serious and one.under_clip in under_clip for one in found)
 
 

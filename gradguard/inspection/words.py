@@ -10,6 +10,9 @@ from gradguard.inspection.layers import Inspection
 # initialisation made for them, 4 to 50 layers), the others by more than 10000.
 _HEALTHY = 1e3
 
+# Below this `gradguard report` warns of vanishing gradients, too.
+_SMALL = 1e-2
+
 
 def sentences(inspection: Inspection) -> Iterator[str]:
     """Yield sentences on the loss, and on norms from layer to layer and through time."""
@@ -30,7 +33,7 @@ def trend(over_depth: float) -> str:
     """Say what a ratio of norms, first layer over last, makes of a gradient."""
     if math.isnan(over_depth):
         return "unknown"
-    if over_depth < 1 / _HEALTHY:
+    if over_depth < _SMALL:
         return "vanishing towards the input"
     return "exploding towards the input" if over_depth > _HEALTHY else "steady"
 

@@ -97,6 +97,14 @@ class ClipData:
         )
 
     @property
+    def brief(self) -> str:
+        """What clips in a few words, as "norm 2.3 (Trainer)"; of ours the code is short."""
+        if self.by != TRAINER:
+            return str(self)
+        [policy] = self.policies
+        return f"{policy.kind} {policy.number:g} ({TRAINER})"
+
+    @property
     def max_norm_of_total(self) -> float | None:
         """The largest L2 norm over all parameters let through; None if none is fixed."""
         return min(_max_norms(self.policies, each=False), default=None)

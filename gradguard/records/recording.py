@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gradguard.records.clips import NOTHING, ClipData
 from gradguard.records.records import Floats, Records
+from gradguard.records.shown import Shown
 from gradguard.records.statistics import BY_EPOCH
 
 # What is known of each parameter at the end of an epoch, in the order it is stored.
@@ -96,7 +97,7 @@ class Epochs:
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
+class Recording(Shown):
     """What gradguard wrote about one optimizer of a run.
 
     Attributes:
@@ -115,12 +116,22 @@ class Recording:
     abandoned: tuple[Abandoned, ...] = ()
     saved_steps: tuple[SavedStep, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Recording({self.records!r}, clipping {self.clipping})"
+
     @property
     def clipping(self) -> str:
         """What clipped, as one would write it in code, and from which step on if it changed."""
         first, *later = self.clips
         changes = (f"; from step {clip.step} {clip.text or 'none'}" for clip in later)
         return (first.text or "none") + "".join(changes)
+
+    @property
+    def clipping_brief(self) -> str:
+        """The same in fewer words."""
+        first, *later = self.clips
+        changes = (f"; from step {step} {clip.brief or 'none'}" for step, clip in later)
+        return (first.clip.brief or "none") + "".join(changes)
 
     @property
     def left_out(self) -> str:

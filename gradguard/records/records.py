@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from gradguard.records.shown import Shown
+
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -26,7 +28,7 @@ LARGEST_FLOAT32_NORM = float(np.sqrt(np.finfo(np.float32).max))
 
 
 @dataclass(frozen=True, eq=False)
-class Records:
+class Records(Shown):
     """What gradguard saw at `S` optimizer steps of `P` parameters.
 
     Attributes:
@@ -50,6 +52,12 @@ class Records:
     skipped: Flags
     refused: Flags
     loss: Floats
+
+    def __repr__(self) -> str:
+        return (
+            f"Records({len(self.steps)} steps of {len(self.names)} parameters, "
+            f"{int(self.clipped.sum())} clipped, {int(self.nonfinite.sum())} non-finite)"
+        )
 
     @cached_property
     def total_before(self) -> Doubles:

@@ -16,7 +16,10 @@ def report(
     as_json: bool = False,
     html: str | None = None,
     figure: str | None = None,
+    interactive: bool = False,
+    typed: str = "",
     by_layer: bool = False,
+    full: bool = False,
     steps: str | None = None,
     parameters: str | None = None,
 ) -> None:
@@ -27,7 +30,10 @@ def report(
         as_json: Whether to print JSON in place of tables.
         html: File of the page, if one is
         figure: File of the picture, if one is
+        interactive: Whether the pictures of the page can be explored.
+        typed: The command that asks for it, for the page to tell.
         by_layer: Whether to print tables by layer.
+        full: Whether to print every finding whole, and everything of each of many runs.
         steps: Steps in view, as "40" or "40:100".
         parameters: Parameters in view, a regular expression.
 
@@ -48,13 +54,15 @@ def report(
 
         # A name on disk may be no text; the page says so in Python's escapes.
         page_file.write_text(
-            page(found, view=shown), encoding="utf-8", errors="backslashreplace"
+            page(found, view=shown, command=typed, interactive=interactive),
+            encoding="utf-8",
+            errors="backslashreplace",
         )
     if as_json:
         print(document(found, view=shown))  # noqa: T201 (the console would wrap it)
     else:
         console = plain_console()
-        print_report(found, console, view=shown, by_layer=by_layer)
+        print_report(found, console, view=shown, by_layer=by_layer, full=full)
     _say_where([file for file in (page_file, figure_file) if file])
 
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from gradguard import __version__
 from gradguard.output import as_json
 from gradguard.report.facts import facts, parameter_facts
 from gradguard.report.runs import Found, Run
@@ -16,6 +17,7 @@ def document(found: Found, *, view: View) -> str:
     """Return everything the report says, as one JSON document."""
     content = {
         "version": VERSION,
+        "gradguard": __version__,
         "runs": [_run(run, view) for run in found.runs],
         "left_out": [
             {"directory": directory, "reason": reason}
@@ -43,6 +45,7 @@ def _run(run: Run, view: View) -> dict[str, Any]:
         "unoptimized": run.recording.unoptimized,
         "abandoned": [branch._asdict() for branch in run.recording.abandoned],
         "facts": asdict(facts(run.recording)),
+        "verdict": run.verdict.to_json(),
         "findings": [asdict(finding) for finding in run.findings],
         "suggestion": {
             "max_norm": run.suggestion.max_norm,

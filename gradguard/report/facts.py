@@ -36,6 +36,8 @@ class Facts:
         skipped_steps: Steps that the gradient scaler skipped.
         refused_steps: Steps that gradguard skipped.
         loss_known: Whether any step's loss was recorded.
+        loss_first: Loss of the first step of which it is finite.
+        loss_last: The same of the last.
         first_nonfinite_loss: First step whose loss is NaN or Inf; None if there is none.
     """
 
@@ -59,6 +61,8 @@ class Facts:
     skipped_steps: int
     refused_steps: int
     loss_known: bool
+    loss_first: float
+    loss_last: float
     first_nonfinite_loss: int | None
 
 
@@ -68,6 +72,7 @@ def facts(recording: Recording) -> Facts:
     before = _finite(records.total_before)
     # NaN stands for "not recorded" too: where there is nothing else, that is what it is.
     loss_known = not np.isnan(records.loss).all()
+    losses = _finite(records.loss)
     peak_before = _peak(records, records.before, records.total_before)
     peak_after = _peak(records, records.after, records.total_after)
     return Facts(
@@ -91,6 +96,8 @@ def facts(recording: Recording) -> Facts:
         skipped_steps=int(records.skipped.sum()),
         refused_steps=int(records.refused.sum()),
         loss_known=loss_known,
+        loss_first=float(losses[0]),
+        loss_last=float(losses[-1]),
         first_nonfinite_loss=(
             _first(records, ~np.isfinite(records.loss)) if loss_known else None
         ),

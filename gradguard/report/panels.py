@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from gradguard.palette import BLUE, COLORS, VERMILLION
 from gradguard.records.bins import bin_starts, first_true, largest
 from gradguard.records.recording import Epochs, Recording
-from gradguard.records.records import Records
+from gradguard.records.records import Flags, Records
 from gradguard.records.statistics import BY_EPOCH
 from gradguard.report.facts import parameter_facts
 from gradguard.report.runs import Run
 from gradguard.report.view import View
+from gradguard.report.words import short_labels
 
-Style = Literal["before", "after", "threshold", "nonfinite", "zero", "epoch"]
+Style = Literal["before", "after", "dashed", "threshold", "nonfinite", "zero", "epoch"]
 
 Span = tuple[float, float]
 """log10 of where a vertical axis starts and ends; None stands for a linear axis."""
@@ -25,8 +26,9 @@ INK = ""  # the colour of the text, whatever the theme
 # Beside a run that exploded by more, any other would be a flat line.
 _MOST_DECADES = 12
 
-# More points than any picture has pixels; of each bin the largest is drawn.
-_MOST_POINTS = 1500
+# A loss that spans more is drawn by its logarithm.
+_LINEAR = 30.0
+
 _MOST_PARAMETERS = 4
 
 # Vermillion stands for what is not finite, is zero, or was before.
@@ -75,7 +77,7 @@ class Panel(NamedTuple):
 
 
 def panels(runs: list[Run], view: View) -> list[list[Panel]]:
-    """Return the pictures of each run: by step, by depth and, where known, by epoch.
+    """Return the pictures of each run: loss and norms by step, by depth and by epoch.
 
     Runs of one model show the same parameters in the same colours.
     """
@@ -126,7 +128,11 @@ def span_of(row: list[Panel]) -> Span | None:
 def _of_run(run: Run, view: View, worst: list[str]) -> list[Panel]:
     recording = view.rows(run.recording)
     names = view.names(recording.records.names)
-    pictures = [_by_step(run, recording, worst), _by_depth(run, view)]
+    pictures = [
+        *_loss(run, recording, view.points),
+        _by_step(run, recording, worst, view.points),
+        _by_depth(run, view),
+    ]
     if recording.epochs is not None:
         pictures += _by_epoch(run, recording.epochs, names)
     return pictures
@@ -149,18 +155,58 @@ def _ranked(run: Run) -> list[str]:
     return list(dict.fromkeys([*found, *(records.names[column] for column in peaks)]))
 
 
-def _by_step(run: Run, recording: Recording, names: list[str]) -> Panel:
+def _loss(run: Run, recording: Recording, points: int) -> list[Panel]:
+    """Return the picture of the loss by step, if it is known."""
+    losses = recording.records.loss
+    finite = losses[np.isfinite(losses)]
+    if not len(finite):
+        return []
+    log = bool(finite.min() > 0 and finite.max() > _LINEAR * finite.min())
+    lines = [Line("loss", "after", *_thinned(recording.records.steps, losses, points))]
+    lost = np.logical_or.accumulate(~np.isnan(losses)) & ~np.isfinite(losses)
+    lines += _marked(recording.records, lost, lines, points, above=3 if log else 1.1)
+    title = f"{run.label}: loss by step"
+    return [Panel("loss", title, "optimizer step", "loss", log, lines)]
+
+
+def overlays(runs: list[Run], view: View) -> list[Panel]:
+    """Return the loss and the total before clipping, a line for each run."""
+    panels = []
+    for key, label in (("loss", "loss"), ("total_before", "total before clipping")):
+        lines = []
+        labels = short_labels(runs)
+        for number, run in enumerate(runs):
+            records = view.rows(run.recording).records
+            values = getattr(records, key)
+            style: Style = "after" if number < len(COLORS) else "dashed"
+            color = COLORS[number % len(COLORS)]
+            across, up = _thinned(records.steps, values, view.points)
+            lines.append(Line(labels[run], style, across, up, color))
+        heights = [y for line in lines for y in line.y if np.isfinite(y)]
+        if heights:
+            log = key != "loss" or min(heights) > 0
+            title = f"{len(runs)} runs: {label} by step"
+            panels.append(Panel(key, title, "optimizer step", label, log, lines))
+    return panels
+
+
+def _by_step(run: Run, recording: Recording, names: list[str], points: int) -> Panel:
     records = recording.records
     steps = records.steps
-    lines = _pair("total", steps, records.total_before, records.total_after, INK)
+    totals = (records.total_before, records.total_after)
+    lines = _pair("total", steps, *totals, INK, points)
     for number, name in enumerate(names):
         column = records.names.index(name)
         before, after = records.before[:, column], records.after[:, column]
-        lines += _pair(name, steps, before, after, _LINES[number % len(_LINES)])
+        color = _LINES[number % len(_LINES)]
+        lines += _pair(name, steps, before, after, color, points)
     floor = _floor(lines)
     cut = any(y < floor for line in lines for y in line.y)
     lines = [line._replace(y=np.maximum(line.y, floor).tolist()) for line in lines]
-    lines += [*_thresholds(recording), *_nonfinite(records, lines)]
+    lines += [
+        *_thresholds(recording),
+        *_marked(records, records.nonfinite, lines, points),
+    ]
     title = f"{run.label}: gradient norms by step"
     x_label = "optimizer step" + " (at the bottom: so much or less)" * cut
     y_label = "L2 norm before (dotted), after"
@@ -186,19 +232,20 @@ def _pair(
     before: NDArray[np.floating],
     after: NDArray[np.floating],
     color: str,
+    points: int,
 ) -> list[Line]:
     return [
-        Line(name, "before", *_thinned(steps, before), color),
-        Line(name, "after", *_thinned(steps, after), color),
+        Line(name, "before", *_thinned(steps, before, points), color),
+        Line(name, "after", *_thinned(steps, after, points), color),
     ]
 
 
 def _thinned(
-    steps: NDArray[np.int64], norms: NDArray[np.floating]
+    steps: NDArray[np.int64], norms: NDArray[np.floating], points: int
 ) -> tuple[list[float], list[float]]:
     """Return each bin's first step and its largest finite norm; NaN if there is none."""
-    starts = bin_starts(len(steps), _MOST_POINTS)
-    return steps[starts].tolist(), largest(norms, _MOST_POINTS).tolist()
+    starts = bin_starts(len(steps), points)
+    return steps[starts].tolist(), largest(norms, points).tolist()
 
 
 def _thresholds(recording: Recording) -> Iterator[Line]:
@@ -227,13 +274,15 @@ def _threshold(
         yield Line(name, "threshold", x[:-1], y[:-1], "#888888")
 
 
-def _nonfinite(records: Records, lines: list[Line]) -> list[Line]:
-    """Return marks above all lines at the steps with a NaN or Inf in a gradient."""
-    x = records.steps[first_true(records.nonfinite, _MOST_POINTS)].tolist()
+def _marked(
+    records: Records, bad: Flags, lines: list[Line], points: int, *, above: float = 3
+) -> list[Line]:
+    """Return marks above all lines at the steps where something is not finite."""
+    x = records.steps[first_true(bad, points)].tolist()
     if not x:
         return []
     top = max((y for line in lines for y in line.y if np.isfinite(y)), default=1.0)
-    return [Line("non-finite", "nonfinite", x, [3 * top] * len(x), VERMILLION)]
+    return [Line("non-finite", "nonfinite", x, [above * top] * len(x), VERMILLION)]
 
 
 def _by_depth(run: Run, view: View) -> Panel:

@@ -1,102 +1,137 @@
-"""Panels in, a file out: PNG, SVG or PDF, drawn by matplotlib without a display."""
+"""Runs in, one slide out: loss, total and heatmap, drawn by matplotlib without a display."""
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gradguard.errors import ConfigError
-from gradguard.report.panels import (
-    INK,
-    Line,
-    Panel,
-    Span,
-    abreast,
-    panels,
-    spanned,
-)
+from gradguard.health.telling import short_names
+from gradguard.report.heatmap import Heatmap, heatmap, narrowed
+from gradguard.report.overview import count_of_bad, ranked
+from gradguard.report.panels import INK, Line, Panel, Span, overlays, panels, span_of
 from gradguard.report.runs import Run
 from gradguard.report.view import View
+from gradguard.report.words import short_labels
 
-# Wider pictures have more pixels than renderers take.
+# A slide of 16:9, in inches and pixels an inch: 1600 x 900.
+_SIZE, _DPI = (16, 9), 100
+
+# More lines in one picture are told apart by no colour and dash.
 _MOST_RUNS = 12
+
+# Heatmaps beside one another; the worst runs have one.
+_MOST_HEATMAPS = 4
+_MOST_NAMES = 24
+_COLORS = (
+    "norm before clipping by optimizer step: white as usual, red x 1000, blue x 1/1000, "
+    "black not finite"
+)
+_LONGEST_TITLE = 150
 _MANY = 200  # points of a line, which is drawn thinner then
-_MOST_NAMES = 24  # on one axis, or in one legend
 
 _STYLES: dict[str, dict[str, Any]] = {
     "before": {"linestyle": (0, (1, 1)), "alpha": 0.7, "linewidth": 1.5},
     "after": {"linestyle": "-", "linewidth": 1.4},
+    "dashed": {"linestyle": "--", "linewidth": 1.4},
     "threshold": {"linestyle": "--", "linewidth": 1.2},
     "nonfinite": {"linestyle": "none", "marker": "x", "markersize": 5},
-    "zero": {"linestyle": "none", "marker": "v", "markersize": 5},
-    "epoch": {"linestyle": "-", "linewidth": 1.4, "marker": ".", "markersize": 4},
-}
-_PLACES = {
-    "before": {"marker": "o", "markersize": 7, "markerfacecolor": "none"},
-    "after": {"marker": "o", "markersize": 4},
 }
 
 
 def draw(runs: list[Run], file: Path, *, view: View) -> None:
-    """Write the pictures of the runs, a column each.
+    """Write the slide of the runs.
 
     Raises:
         ConfigError: If there are more runs than fit.
     """
     if len(runs) > _MOST_RUNS:
         raise ConfigError(
-            f"--figure draws {_MOST_RUNS} runs side by side at most, got {len(runs)}"
+            f"--figure draws {_MOST_RUNS} runs at most, got {len(runs)}: name some"
         )
-    rows = abreast(panels(runs, view))
-    figure = Figure(figsize=(7.6 * len(runs), 3.6 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), len(runs), squeeze=False)
-    for places, row in zip(grid, rows, strict=True):
-        for axes, (panel, span) in zip(places, spanned(row), strict=True):
-            if panel is None:
-                axes.axis("off")
-            else:
-                _draw(axes, panel, span)
-    figure.savefig(file, dpi=120)
+    slide(runs, view=view).savefig(file, dpi=_DPI)
+
+
+def slide(runs: list[Run], *, view: View) -> Figure:
+    """Return loss and total in the upper row, norms as colours in the lower one."""
+    runs = ranked(runs)
+    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    figure.suptitle(_literal(_title(runs)), fontsize="large", x=0.01, ha="left")
+    rows: Any = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    above, below = rows
+    pictures = _of_one(runs[0], view) if len(runs) == 1 else overlays(runs, view)
+    for axes, panel in zip(_row(above, len(pictures)), pictures, strict=True):
+        _draw(axes, panel, span_of([panel]))
+    shown = runs[:_MOST_HEATMAPS]
+    labels = short_labels(runs)
+    below.supxlabel(_COLORS, fontsize="small")
+    for axes, run in zip(_row(below, len(shown)), shown, strict=True):
+        names = view.names(run.recording.records.names)
+        heat = narrowed(heatmap(view.rows(run.recording), run.verdict), names)
+        named = len(shown) == 1 or len(heat.names) <= _MOST_NAMES
+        _color(axes, heat, named=named)
+        axes.set_title(_literal(labels[run]), fontsize="medium", loc="left")
+    return figure
+
+
+def _title(runs: list[Run]) -> str:
+    text = runs[0].verdict.text if len(runs) == 1 else count_of_bad(runs)
+    text = short_names(text)
+    return text if len(text) <= _LONGEST_TITLE else text[:_LONGEST_TITLE] + " ..."
+
+
+def _of_one(run: Run, view: View) -> list[Panel]:
+    [column] = panels([run], view)
+    return [
+        panel._replace(lines=[line for line in panel.lines if _is_of_all(line)])
+        for panel in column
+        if panel.key in ("loss", "steps")
+    ]
+
+
+def _is_of_all(line: Line) -> bool:
+    """Whether a line is of the run as a whole, and not of one parameter."""
+    return line.color == INK or line.style in ("threshold", "nonfinite")
+
+
+def _row(figure: Any, count: int) -> list[Axes]:
+    return list(figure.subplots(1, max(count, 1), squeeze=False)[0][:count])
 
 
 def _draw(axes: Axes, panel: Panel, span: Span | None) -> None:
     for line in panel.lines:
-        _plot(axes, line, by_place=bool(panel.ticks))
-    axes.set_title(_literal(panel.title), fontsize="medium", loc="left")
-    axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
+        _plot(axes, line)
+    title = f"{panel.y_label} by {panel.x_label}"
+    axes.set_title(_literal(title), fontsize="medium", loc="left")
     if span is not None:
         axes.set_yscale("log")
         axes.set_ylim(10 ** span[0], 10 ** span[1])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, color="0.9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if panel.ticks:
-        _name_places(axes, panel.ticks)
-    if len(panel.lines) <= _MOST_NAMES:
-        axes.legend(
-            loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False
-        )
+    if len(panel.lines) > 1:
+        axes.legend(fontsize="small", frameon=False, ncols=2)
 
 
-def _plot(axes: Axes, line: Line, *, by_place: bool) -> None:
-    style = _STYLES[line.style] | (_PLACES.get(line.style, {}) if by_place else {})
+def _plot(axes: Axes, line: Line) -> None:
+    style = _STYLES[line.style]
     if len(line.x) > _MANY:
-        style = style | {"linewidth": 0.8}
+        style = style | {"linewidth": 0.9}
     color = "0.15" if line.color == INK else line.color
-    named = by_place or line.style != "before"
-    label = _literal(line.name) if named else None
+    label = _literal(line.name + " before" * (line.style == "before"))
     axes.plot(line.x, line.y, label=label, color=color, **style)
 
 
-def _name_places(axes: Axes, names: tuple[str, ...]) -> None:
-    every = -(-len(names) // _MOST_NAMES)
-    places = np.arange(0, len(names), every)
-    axes.set_xticks(places, [_literal(names[place]) for place in places])
-    axes.tick_params(axis="x", rotation=90, labelsize="small")
+def _color(axes: Axes, heat: Heatmap, *, named: bool) -> None:
+    extent = (heat.first_step - 0.5, heat.last_step + 0.5, len(heat.names) - 0.5, -0.5)
+    axes.imshow(heat.pixels, aspect="auto", interpolation="nearest", extent=extent)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    every = -(-len(heat.names) // _MOST_NAMES)
+    places = list(range(0, len(heat.names), every)) if named else []
+    labels = [_literal(short_names(heat.names[place])) for place in places]
+    axes.set_yticks(places, labels, fontsize="x-small")
 
 
 def _literal(text: str) -> str:

@@ -16,6 +16,7 @@ from gradguard.errors import ConfigError
 from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Finding
 from gradguard.health.threshold import Suggestion, suggest
+from gradguard.health.verdict import Verdict, verdict
 from gradguard.records.recording import Recording
 from gradguard.tensorboard.places import (
     Tree,
@@ -53,9 +54,14 @@ class Run:
         return diagnose(self.recording)
 
     @cached_property
+    def verdict(self) -> Verdict:
+        """What is wrong with it, each cause once, and what to do."""
+        return verdict(self.recording, optimizer=self.optimizer, found=self.findings)
+
+    @cached_property
     def suggestion(self) -> Suggestion:
         """The threshold its norms speak for, and why."""
-        return suggest(self.recording)
+        return suggest(self.recording, found=self.findings)
 
 
 class LeftOut(NamedTuple):
@@ -116,7 +122,9 @@ def _read(directory: str) -> dict[str, Recording] | LeftOut:
     except OSError as error:
         return LeftOut(directory, f"cannot be read: {error.strerror or error}")
     except ValueError:
-        return LeftOut(directory, "holds events, but none of gradguard")
+        return LeftOut(
+            directory, "holds events, but none of gradguard: train with GRADGUARD=1"
+        )
     whole = {
         optimizer: recording
         for optimizer, recording in recordings.items()

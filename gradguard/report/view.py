@@ -17,11 +17,13 @@ class View:
         start: The first step.
         stop: The step after the last; None for all there are.
         pattern: Parameters whose name it is found in; None for all.
+        points: Largest number of points of a line; more than any picture has pixels.
     """
 
     start: int = 0
     stop: int | None = None
     pattern: "re.Pattern[str] | None" = None
+    points: int = 1500
 
     def rows(self, recording: Recording) -> Recording:
         """Return the recording of the steps in view."""

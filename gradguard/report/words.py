@@ -1,11 +1,20 @@
 """Facts, findings and layers in words, the same in the terminal and on the page."""
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import numpy as np
 
 from gradguard.report.facts import Facts, ParameterFacts, facts
 from gradguard.report.runs import Found, Run
+
+_VERSION = re.compile(r"version_\d+")
+
+# What a line may end with: a word, and what stands behind it; a piece of a long word.
+_PART = re.compile(r"[^\s/.,=(]*(?:[\s/.,=(]+|$)")
+_PIECE = re.compile(r"[^_-]*(?:[_-]+|$)")
 
 
 def number(value: float) -> str:
@@ -16,14 +25,67 @@ def number(value: float) -> str:
 def fact_rows(runs: list[Run]) -> dict[str, list[str]]:
     """Return every fact by name, in words, one for each run."""
     columns = [_in_words(run, facts(run.recording)) for run in runs]
-    rows = {
-        name: [column[name] for column in columns]
-        for column in columns
-        for name in column
+    rows = {name: [column[name] for column in columns] for name in columns[0]}
+    if rows["total after, largest"] == rows["total before, largest"]:
+        del rows["total after, largest"]
+    return {
+        name: values
+        for name, values in rows.items()
+        if any(value != _NOTHING.get(name) for value in values)
     }
-    if not any(rows["optimizer"]):
-        del rows["optimizer"]
-    return rows
+
+
+# Facts of which there is nothing to say where all runs have this.
+_NOTHING = {
+    "optimizer": "",
+    "clipped": "never",
+    "coefficient, smallest": "1",
+    "non-finite steps": "0",
+    "non-finite loss": "never",
+    "overflow steps": "0",
+    "skipped by the scaler": "0",
+    "refused by gradguard": "0",
+}
+
+
+def short_labels(runs: Sequence[Run]) -> dict[Run, str]:
+    """Return the labels without what tells no run from another.
+
+    That is "/version_0" where a run is its directory's only one, and where all are from.
+    """
+    parents = Counter(run.label.rpartition("/")[0] for run in runs)
+    kept = {}
+    for run in runs:
+        parent, _, last = run.label.rpartition("/")
+        alone = _VERSION.fullmatch(last) and parent and parents[parent] == 1
+        kept[run] = (parent if alone else run.label).split("/")
+    levels = zip(*kept.values(), strict=False)
+    common = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
+    return {
+        run: "/".join(parts[min(common, len(parts) - 1) :])
+        for run, parts in kept.items()
+    }
+
+
+def folded(text: str, width: int) -> str:
+    r"""Return a text in lines that are broken behind its parts, words only if they must.
+
+    Example:
+        >>> folded("model.encoder.layers.7.weight", 16)
+        'model.encoder.\nlayers.7.weight'
+    """
+    lines = [""]
+    parts = (
+        piece
+        for part in _PART.findall(text)
+        for piece in (_PIECE.findall(part) if len(part) > width else [part])
+    )
+    for part in parts:
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines[-1] = lines[-1].rstrip()
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _in_words(run: Run, known: Facts) -> dict[str, str]:
@@ -31,8 +93,9 @@ def _in_words(run: Run, known: Facts) -> dict[str, str]:
         "optimizer": run.optimizer,
         "parameters": str(known.parameters),
         "steps": _steps(known),
+        "loss": _losses(known),
         "clipping": clipping(run),
-        "clipped": f"{known.clip_fraction:.1%} of steps",
+        "clipped": _clipped(run, known),
         "total before, first": number(known.total_before_first),
         "total before, median": number(known.total_before_median),
         "total before, largest": _largest(
@@ -55,8 +118,8 @@ def _in_words(run: Run, known: Facts) -> dict[str, str]:
 
 
 def clipping(run: Run) -> str:
-    """Return what clips, and what did from a later step on, as one would write it in code."""
-    return run.recording.clipping
+    """Return what clips, and what did from a later step on, in few words."""
+    return run.recording.clipping_brief
 
 
 def history(run: Run) -> list[str]:
@@ -124,6 +187,18 @@ def _largest(total: float, step: int | None, parameter: str | None) -> str:
 
 def _counted(count: int, first: int | None) -> str:
     return f"{count}, from step {first}" if first is not None else str(count)
+
+
+def _clipped(run: Run, known: Facts) -> str:
+    if not known.clip_fraction and clipping(run) == "none":
+        return "never"
+    return f"{known.clip_fraction:.1%} of steps"
+
+
+def _losses(known: Facts) -> str:
+    if np.isnan(known.loss_first):
+        return "never finite" if known.loss_known else "not known"
+    return f"{number(known.loss_first)} first, {number(known.loss_last)} last"
 
 
 def _loss(known: Facts) -> str:

@@ -98,7 +98,9 @@ def test_surface_is_this() -> None:
         "replay --trust",
         "replay dump",
         "report --figure",
+        "report --full",
         "report --html",
+        "report --interactive",
         "report --json",
         "report --layers",
         "report --parameters",
@@ -241,7 +243,6 @@ def test_configs_show_prints_the_file(gradguard: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "Missing command"),
         ("trian", "No such command 'trian'"),
         ("--bogus", "No such option: --bogus"),
         ("configs show", "Missing argument"),
@@ -253,9 +254,18 @@ def test_configs_show_prints_the_file(gradguard: Call) -> None:
         ("train --model srm", "model.name 'srm' is unknown, did you mean 'srn'?"),
         ("train --config srn-curd", "did you mean 'srn-cured'?"),
         ("train --model srn --lr fast", "model.lr should be a valid number, got"),
-        ("train --model srn --clip-norm -1", "clip[0].norm should be greater than 0"),
-        ("train --model srn --clip-norm nan", "clip[0].norm should be a valid number"),
-        ("train --model srn --clip-value .nan", "clip[0].value should be a finite"),
+        (
+            "train --model srn --clip-norm -1",
+            "clip[0].norm (--clip-norm) should be greater than 0",
+        ),
+        (
+            "train --model srn --clip-norm nan",
+            "clip[0].norm (--clip-norm) should be a valid number",
+        ),
+        (
+            "train --model srn --clip-value .nan",
+            "clip[0].value (--clip-value) should be a finite",
+        ),
         ("train --model srn --per-parameter", "--per-parameter needs --clip-norm"),
         ("train --model srn --clip norm", "--clip expects norm:NUMBER"),
         ("train --model srn --clip zcilp", "--clip expects norm:NUMBER"),

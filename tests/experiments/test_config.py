@@ -362,9 +362,18 @@ def test_unknown_setting_is_answered_with_the_nearest(
         ("data.batch_size=0", "data.batch_size should be greater than 0, got 0"),
         ("data.batch_size=1.5", "data.batch_size should be a valid integer, got 1.5"),
         ("data.shuffle=3", "data.shuffle should be a valid boolean, got 3"),
-        ("clip=[{norm: -1.0}]", "clip[0].norm should be greater than 0, got -1.0"),
-        ("clip=[{norm: .nan}]", "clip[0].norm should be a finite number, got nan"),
-        ("clip=[{value: .inf}]", "clip[0].value should be a finite number, got inf"),
+        (
+            "clip=[{norm: -1.0}]",
+            "clip[0].norm (--clip-norm) should be greater than 0, got -1.0",
+        ),
+        (
+            "clip=[{norm: .nan}]",
+            "clip[0].norm (--clip-norm) should be a finite number, got nan",
+        ),
+        (
+            "clip=[{value: .inf}]",
+            "clip[0].value (--clip-value) should be a finite number, got inf",
+        ),
         (
             "clip=[{}]",
             f"clip[0] should have one of {either([*POLICIES, BY_NAME])}, got {{}}",

@@ -12,28 +12,12 @@ from gradguard.health.diagnosis import diagnose
 from gradguard.health.finding import Finding
 from gradguard.health.threshold import suggest
 from gradguard.records.recording import Recording
-from tests.support.recordings import recording
+from tests.support.recordings import any_recording, recording
 
 NAN, INF = float("nan"), float("inf")
 
-norms = st.sampled_from([0.0, 1.0, 1e-30, 1e30, NAN, INF, -1.0]) | st.floats(
-    0, 1e10, width=32
-)
 positive = st.floats(2.0**-40, 2.0**40, width=32)
 moderate = arrays(np.float32, (12, 6), elements=positive)
-
-
-@st.composite
-def any_recording(draw: st.DrawFn) -> Recording:
-    """Anything that can be written, down to no step at all."""
-    shape = draw(st.tuples(st.integers(0, 16), st.integers(1, 7)))
-    before, after = (draw(arrays(np.float32, shape, elements=norms)) for _ in range(2))
-    after[draw(arrays(np.bool_, shape))] = -2.0
-    losses = st.floats(width=32)
-    loss = draw(arrays(np.float32, shape[:1], elements=losses))
-    clip = draw(st.sampled_from(["", "ClipNorm(max_norm=1.0, per_parameter=False)"]))
-    unoptimized = draw(st.sampled_from([(), ("head.weight",)]))
-    return recording(before, after, loss=loss, clip=clip, unoptimized=unoptimized)
 
 
 def found(of: Recording) -> dict[str, Finding]:

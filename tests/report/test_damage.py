@@ -77,7 +77,10 @@ def test_no_path_is_refused(call: Call) -> None:
 def test_events_of_another_tool_are_refused(call: Call, tmp_path: Path) -> None:
     write_foreign(tmp_path)
 
-    assert refused(call, tmp_path) == f"{tmp_path} holds events, but none of gradguard"
+    assert (
+        refused(call, tmp_path)
+        == f"{tmp_path} holds events, but none of gradguard: train with GRADGUARD=1"
+    )
 
 
 def test_events_of_another_tool_are_named_beside_runs(
@@ -90,7 +93,12 @@ def test_events_of_another_tool_are_named_beside_runs(
 
     assert code == 0
     folded = "".join(out.split())
-    assert "".join(f"{other} holds events, but none of gradguard.".split()) in folded
+    assert (
+        "".join(
+            f"{other} holds events, but none of gradguard: train with GRADGUARD=1.".split()
+        )
+        in folded
+    )
     assert "before holds" not in out
 
 

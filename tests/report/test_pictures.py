@@ -1,11 +1,16 @@
 """`gradguard report --html` in a real browser, and `--figure` as pixels."""
 
+import base64
+import html
+import io
 import json
 import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from gradguard import ByName, ClipNorm, ClipValue
+from gradguard import ByName, ClipNorm, ClipValue, __version__
 from gradguard.clipping.policy import Policy
 from gradguard.clipping.spec import as_data
 from gradguard.errors import ConfigError
@@ -24,6 +29,7 @@ from gradguard.records.clips import ClipData, by_trainer
 from gradguard.records.recording import STATISTICS, ClipInForce, Epochs, Recording
 from gradguard.records.records import Floats
 from gradguard.report.command import report
+from gradguard.report.heatmap import heatmap
 from gradguard.report.panels import Panel, panels, share_scale, span_of
 from gradguard.report.picture import draw
 from gradguard.report.runs import Run
@@ -52,7 +58,14 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(logs: Path) -> Path:
     file = logs / "report.html"
-    report([logs], html=str(file))
+    report([logs], html=str(file), interactive=True)
+    return file
+
+
+@pytest.fixture(scope="module")
+def plain(logs: Path) -> Path:
+    file = logs / "plain.html"
+    report([logs], html=str(file), typed="gradguard report logs --html plain.html")
     return file
 
 
@@ -127,8 +140,9 @@ def test_page_draws_every_picture_without_complaint(
 
     titles = [picture["title"] for picture in pictures(browser)]
     assert [title.split(": ")[1] for title in titles] == [
-        *["gradient norms by step"] * 2,
-        *["gradient norms by depth"] * 2,
+        "loss by step",
+        "total before clipping by step",
+        *["loss by step", "gradient norms by step", "gradient norms by depth"] * 2,
     ]
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]  # selenium
 
@@ -140,30 +154,145 @@ def test_page_shows_names_as_they_are(browser: webdriver.Chrome, page: Path) -> 
     assert state(browser) == "drawn"
     legend = browser.find_elements(By.CSS_SELECTOR, ".legendtext")
     assert HOSTILE in {element.text for element in legend}
-    browser.execute_script("document.querySelector('details').open = true")
+    browser.execute_script(
+        "document.querySelectorAll('details').forEach((one) => (one.open = true))"
+    )
     heads = browser.find_elements(By.CSS_SELECTOR, "details tbody th")
     assert HOSTILE in {element.text for element in heads}
 
 
 @pytest.mark.slow
-def test_page_says_what_the_table_says(
+def test_page_says_what_the_document_says(
     browser: webdriver.Chrome,
-    page: Path,
+    plain: Path,
     logs: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    opened(browser, page)
+    browser.get(plain.as_uri())
+    browser.execute_script(
+        "document.querySelectorAll('details').forEach((one) => (one.open = true))"
+    )
     shown = browser.find_element(By.TAG_NAME, "body").text
 
     report([logs], as_json=True)
 
     for run in json.loads(capsys.readouterr().out)["runs"]:
         assert run["suggestion"]["reason"] in shown
-        for finding in run["findings"]:
-            told = f"{finding['severity']} {finding['kind']}: {finding['text']}"
-            assert told in shown
-            assert finding["advice"] in shown
-    assert "non-finite steps 10, from step 20 0" in shown
+        assert run["verdict"]["text"] in shown
+        assert run["verdict"].get("do", "") in shown
+        for finding in run["verdict"].get("consequences", []):
+            assert f"{finding['kind']}: {finding['text']} {finding['advice']}" in shown
+    assert "non-finite steps 10, from step 20" in shown
+
+
+@pytest.mark.slow
+def test_verdict_is_seen_before_anything_is_scrolled(
+    browser: webdriver.Chrome, logs: Path, tmp_path: Path
+) -> None:
+    report([logs / "version_0"], html=str(tmp_path / "one.html"))
+
+    browser.get((tmp_path / "one.html").as_uri())
+
+    [finding, *_] = browser.find_elements(By.CSS_SELECTOR, ".finding")
+    assert finding.location["y"] + finding.size["height"] < 300
+    assert "Trainer(gradient_clip_val=" in finding.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3, 11])
+def test_nothing_is_cropped_on_a4(
+    browser: webdriver.Chrome, tmp_path: Path, count: int
+) -> None:
+    names = tuple(f"model.encoder.layers.{i}.attention.weight" for i in range(30))
+    for number in range(count):
+        before = np.random.default_rng(number).lognormal(0, 1, (300, 30))
+        write(tmp_path / f"run_{number}", records(before, names=names))
+    file = tmp_path / "report.html"
+    report([tmp_path], html=str(file))
+    browser.get(file.as_uri())
+
+    paper = browser.execute_cdp_cmd(
+        "Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69}
+    )
+    pdf = base64.b64decode(paper["data"])
+    # Chromium lays a page out in 96ths of an inch, less its margins of 0.4 inches.
+    screen = {"width": 717, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    wide = browser.execute_script("""
+        return [...document.querySelectorAll("svg, img, figure, td, p, code, text")]
+            .filter((one) => one.getBoundingClientRect().right > 717).length""")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+    assert wide == 0
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 2 + 2 * min(count, 3)
+
+
+@pytest.mark.slow
+def test_eleven_runs_open_in_three_seconds_and_three_megabytes(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    for number in range(11):
+        before = np.random.default_rng(number).lognormal(0, 1, (2000, 149))
+        write(tmp_path / f"run_{number}", records(before))
+    file = tmp_path / "report.html"
+    report([tmp_path], html=str(file))
+
+    start = time.monotonic()
+    browser.get(file.as_uri())
+    elapsed_s = time.monotonic() - start
+
+    assert file.stat().st_size < 3e6
+    assert elapsed_s < 3
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".overview tbody tr")) == 11
+    width = "return document.documentElement.scrollWidth <= innerWidth"
+    assert browser.execute_script(width)
+
+
+def test_page_tells_when_and_by_what_it_was_made(plain: Path) -> None:
+    text = plain.read_text()
+
+    assert f"gradguard {__version__}" in text
+    assert "<code>gradguard report logs --html plain.html</code>" in text
+    assert f"{datetime.now():%Y-%m-%d}" in text
+
+
+def test_plain_page_is_small_and_has_no_script(plain: Path) -> None:
+    text = plain.read_text()
+
+    assert len(text) < 200_000
+    assert "<script" not in text.replace(html.escape(HOSTILE), "")
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_heatmap_shows_the_spike_and_the_nan_where_they_are() -> None:
+    before = np.ones((40, 3))
+    before[10, 1] = 1000
+    before[30, 2] = np.nan
+    recording = Recording(records(before))
+
+    heat = heatmap(recording, one(recording).verdict)
+
+    pixels = heat.pixels.astype(int)
+    assert pixels.shape == (3, 40, 3)
+    assert pixels[2, 30].tolist() == [0, 0, 0]
+    red = pixels[..., 0] - pixels[..., 2]
+    assert divmod(int(np.argmax(red)), 40) == (1, 10)
+    read = matplotlib.image.imread(
+        io.BytesIO(base64.b64decode(heat.png.partition(",")[2])), format="png"
+    )
+    assert np.array_equal((read[..., :3] * 255).round().astype(int), pixels)
+
+
+def test_heatmap_of_a_run_that_turns_bad_at_once_shows_its_beginning() -> None:
+    before = np.full((400, 2), np.nan)
+    before[:9] = 1.0
+    recording = Recording(records(before))
+
+    heat = heatmap(recording, one(recording).verdict)
+
+    assert (heat.first_step, heat.last_step) == (0, 17)
 
 
 @pytest.mark.slow
@@ -182,7 +311,7 @@ def test_page_asks_the_network_for_nothing(page: Path) -> None:
     text = page.read_text()
 
     own = text[: text.index("plotly.js v")] + text[text.rindex("<script>") :]
-    assert not re.search(r"https?://|\bsrc=|@import|url\(", own)
+    assert not re.search(r"https?://|\bsrc=\"(?!data:)|@import|url\(", own)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
@@ -197,24 +326,23 @@ def test_figure_is_written_in_the_format_of_its_name(
     assert file.read_bytes().startswith(starts[suffix])
 
 
-def test_figure_shows_runs_side_by_side(logs: Path, tmp_path: Path) -> None:
-    widths = []
+def test_figure_is_a_slide_however_many_runs_there_are(
+    logs: Path, tmp_path: Path
+) -> None:
     for path in (logs / "version_0", logs):
         file = tmp_path / "norms.png"
         report([path], figure=str(file))
         pixels = matplotlib.image.imread(file)
-        widths.append(pixels.shape[1])
-        # Each run's half holds more than white.
-        for half in np.array_split(pixels, len(widths), axis=1):
+        assert pixels.shape[:2] == (900, 1600)
+        # Each half holds more than white.
+        for half in np.array_split(pixels, 2, axis=0):
             assert half[..., :3].std() > 0.05
-
-    assert widths[1] == 2 * widths[0]
 
 
 def test_figure_refuses_more_runs_than_fit(tmp_path: Path) -> None:
     runs = [one(norms_of([1.0]))] * 13
 
-    with pytest.raises(ConfigError, match="draws 12 runs side by side at most, got 13"):
+    with pytest.raises(ConfigError, match="draws 12 runs at most, got 13"):
         draw(runs, tmp_path / "norms.png", view=View())
 
 
@@ -347,7 +475,7 @@ def test_statistics_are_drawn_by_epoch_from_before_training_on() -> None:
 
     [drawn] = by_key(one(recording), shown=view(parameters="0|2"))
 
-    assert list(drawn) == ["steps", "depth", *STATISTICS]
+    assert list(drawn) == ["loss", "steps", "depth", *STATISTICS]
     sd = drawn["gradient_sd_after"]
     assert sd.log
     assert not drawn["gradient_mean_after"].log

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from gradguard import __version__
 from gradguard.experiments.resolve import resolve
 from gradguard.experiments.run import run
 from gradguard.health.diagnosis import diagnose
@@ -60,15 +62,17 @@ def clipped(trained: Path) -> Path:
     return trained / "srn-cured" / "version_0"
 
 
-def printed(*paths: Path, width: int = 80, layers: bool = False) -> str:
+def printed(
+    *paths: Path, width: int = 80, layers: bool = False, full: bool = False
+) -> str:
     file = io.StringIO()
     console = Console(file=file, width=width, markup=False, highlight=False)
-    print_report(find_runs(paths), console, view=View(), by_layer=layers)
+    print_report(find_runs(paths), console, view=View(), by_layer=layers, full=full)
     return file.getvalue()
 
 
-def words(*paths: Path, layers: bool = False) -> str:
-    return " ".join(printed(*paths, layers=layers).split())
+def words(*paths: Path, layers: bool = False, full: bool = False) -> str:
+    return " ".join(printed(*paths, layers=layers, full=full).split())
 
 
 def the_run(path: Path) -> Run:
@@ -149,7 +153,7 @@ def test_skipped_and_refused_steps_are_counted_apart(tmp_path: Path) -> None:
 def test_table_fits_80_columns(trained: Path, count: int, layers: bool) -> None:
     directories = sorted(file.parent for file in trained.rglob("experiment.yaml"))
 
-    lines = printed(*directories[:count], layers=layers).splitlines()
+    lines = printed(*directories[:count], layers=layers, full=True).splitlines()
 
     assert max(map(len, lines)) <= 80
     text = "".join("".join(lines).split())
@@ -159,10 +163,13 @@ def test_table_fits_80_columns(trained: Path, count: int, layers: bool) -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 120, 200])
 def test_table_fits_other_widths(trained: Path, width: int) -> None:
-    lines = printed(trained, width=width).splitlines()
+    lines = printed(trained, width=width, full=True).splitlines()
 
     # A line to copy stays one line.
-    assert max(len(line) for line in lines if "dump_dir=" not in line) <= width
+    assert (
+        max(len(line) for line in lines if not re.search("Do:|dump_dir=", line))
+        <= width
+    )
 
 
 @pytest.mark.parametrize("width", [42, 60, 80])
@@ -189,7 +196,7 @@ def test_names_are_seen_in_a_narrow_table_by_layer(clipped: Path) -> None:
 
 
 def test_every_fact_stands_beside_each_run(trained: Path) -> None:
-    text = printed(trained, width=200)
+    text = printed(trained, width=200, full=True)
 
     [totals] = [line for line in text.splitlines() if "total before, first" in line]
     firsts = [
@@ -210,7 +217,7 @@ def test_piped_command_prints_no_escape_codes(
 def test_findings_are_those_of_the_diagnosis(diverged: Path) -> None:
     [recording] = read_recordings(diverged).values()
 
-    text = words(diverged)
+    text = words(diverged, full=True)
 
     found = diagnose(recording)
     assert found
@@ -230,16 +237,17 @@ def test_one_spike_is_told_with_its_step_and_tensor(tmp_path: Path) -> None:
     assert spike["severity"] == "warning"
     largest = f"{norms[150, 1]:.4g}"
     assert f"largest {largest}, step 150, layer.1.weight" in words(tmp_path)
-    assert spike["text"] in words(tmp_path)
+    assert spike["text"] in words(tmp_path, full=True)
     assert spike["command"] in printed(tmp_path, width=60)
 
 
 def test_threshold_is_the_one_suggested(diverged: Path) -> None:
     [recording] = read_recordings(diverged).values()
 
-    text = words(diverged)
+    text = words(diverged, full=True)
 
     suggestion = suggest(recording)
+    assert f"Do: Trainer(gradient_clip_val={suggestion.max_norm:g})" in text
     assert f"max_norm {suggestion.max_norm:.4g}. {suggestion.reason}" in text
 
 
@@ -318,7 +326,8 @@ def test_table_by_layer_compares_mean_abs_of_first_and_last_epoch(
 def test_document_is_json_with_its_schema(diverged: Path, clipped: Path) -> None:
     content = parsed(diverged, clipped)
 
-    assert content.keys() == {"version", "runs", "left_out"}
+    assert content.keys() == {"version", "gradguard", "runs", "left_out"}
+    assert content["gradguard"] == __version__
     assert content["version"] == 2
     for entry in content["runs"]:
         assert list(entry) == [
@@ -329,6 +338,7 @@ def test_document_is_json_with_its_schema(diverged: Path, clipped: Path) -> None
             "unoptimized",
             "abandoned",
             "facts",
+            "verdict",
             "findings",
             "suggestion",
             "layers",
@@ -376,3 +386,101 @@ def test_view_limits_layers_but_neither_facts_nor_findings(clipped: Path) -> Non
     assert [layer["before_largest"] for layer in part["layers"]] == norms.tolist()
     for unchanged in ("facts", "findings", "suggestion"):
         assert part[unchanged] == whole[unchanged]
+
+
+def test_verdict_comes_before_the_facts(diverged: Path) -> None:
+    lines = printed(diverged).splitlines()
+
+    assert lines[1].startswith("  error: The gradient is not finite at step ")
+    [do] = [number for number, line in enumerate(lines) if line.startswith("    Do:  ")]
+    [facts_begin] = [n for n, line in enumerate(lines) if "parameters  " in line]
+    assert do < facts_begin
+
+
+def test_facts_of_which_there_is_nothing_to_say_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path, records(np.ones((20, 2))))
+
+    text = words(tmp_path)
+
+    assert "Nothing found in 20 steps of 2 parameters." in text
+    for fact in ("overflow", "scaler", "refused", "coefficient", "clipped", "after"):
+        assert fact not in text
+
+
+def test_several_runs_are_a_line_each_the_worst_first(tmp_path: Path) -> None:
+    bad = np.ones((40, 2))
+    bad[30:] = np.nan
+    worse = np.ones((40, 2))
+    worse[20:] = np.inf
+    for name, norms in {
+        "fine/version_0": np.ones((40, 2)),
+        "bad/version_0": bad,
+        "worse/version_0": worse,
+        "many/version_0": np.ones((40, 2)),
+        "many/version_1": np.ones((40, 2)),
+    }.items():
+        write(tmp_path / name, records(norms))
+
+    first, *lines = printed(tmp_path).splitlines()
+
+    assert first == "2 of 5 runs have errors."
+    rows = [line.split() for line in lines if line.strip().startswith(("error", "ok"))]
+    assert [row[:2] for row in rows] == [
+        ["error", "worse"],
+        ["error", "bad"],
+        ["ok", "fine"],
+        ["ok", "many/version_0"],
+        ["ok", "many/version_1"],
+    ]
+    assert rows[0][2:] == ["nonfinite-gradient", "20", "0%"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_names_of_many_runs_are_broken_at_their_parts(
+    tmp_path: Path, width: int
+) -> None:
+    names = [f"experiment-with-a-long-name/of-many-parts/version_{i}" for i in range(5)]
+    for name in names:
+        write(tmp_path / name, records(np.ones((3, 2))))
+
+    lines = printed(tmp_path, width=width).splitlines()
+
+    assert max(map(len, lines)) <= width
+    seen = {word.lower() for line in lines for word in re.findall("[A-Za-z]+", line)}
+    assert seen <= {
+        *[
+            "experiment",
+            "with",
+            "a",
+            "long",
+            "name",
+            "of",
+            "many",
+            "parts",
+            "version",
+            "nothing",
+            "found",
+        ],
+        *[
+            "run",
+            "verdict",
+            "since",
+            "step",
+            "clipped",
+            "ok",
+            "in",
+            "runs",
+            "one",
+            "all",
+            "full",
+            "report",
+        ],
+        "gradguard",
+    }
+
+
+def test_table_says_what_the_trainer_clips_in_few_words(tmp_path: Path) -> None:
+    code = "Trainer(gradient_clip_val=2.3, gradient_clip_algorithm='norm')"
+    write(tmp_path, records(np.ones((3, 2))), clip=code)
+
+    assert "clipping norm 2.3 (Trainer) " in words(tmp_path)

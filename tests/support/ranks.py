@@ -232,7 +232,7 @@ def fit(directory: Path, name: str) -> None:
 class KeepOnEveryRank(Loggers):
     """Leave behind what each rank has measured, for only rank zero writes."""
 
-    def __init__(self, trainer: Trainer, **options: int) -> None:
+    def __init__(self, trainer: Trainer, **options: Any) -> None:
         super().__init__(trainer, **options)
         self.file = f"{trainer.log_dir}-{trainer.global_rank}.npz"
         self.kept: list[Records] = []

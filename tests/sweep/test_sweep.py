@@ -463,7 +463,10 @@ def test_picture_shows_every_value_and_what_diverged(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("--clip-norm 1,-5", "clip[0].norm should be greater than 0, got -5"),
+        (
+            "--clip-norm 1,-5",
+            "clip[0].norm (--clip-norm) should be greater than 0, got -5",
+        ),
         (
             "--sweep model.widht=5,6",
             "model.widht is not a setting, did you mean model.width?",
