@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 
-.PHONY: train test lint types wheel
+.PHONY: train test lint types wheel docs
 
 train: .venv/train
 	.venv/bin/gradguard train --model srn --clip-norm 5
@@ -21,11 +21,15 @@ types: .venv/test
 wheel: .venv/test
 	tests/wheel.sh
 
+docs: .venv/docs
+	.venv/bin/mkdocs build --strict
+
 # Stamps, each with what it adds to the environment. A change of the requirements or of
 # their pins is newer than the stamp, so the next command installs again.
 .venv/train: extra :=
 .venv/test: extra := [test]
-.venv/train .venv/test: pyproject.toml constraints.txt
+.venv/docs: extra := [docs]
+.venv/train .venv/test .venv/docs: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --constraint constraints.txt --editable ".$(extra)"
 	touch $@

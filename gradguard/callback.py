@@ -45,32 +45,30 @@ class GradGuard(Callback):
     of parameter; "total" is over all parameters of one optimizer; an interval is the
     steps since the last write.
 
-    ================================ ===============================================
-    `gradguard/total_before`         total before clipping, at the last step
-    `gradguard/total_before_max`     largest total before clipping in the interval
-    `gradguard/total_after`          total the instant before the update, last step
-    `gradguard/coefficient_min`      smallest after/before of the total, 0 to 1
-    `gradguard/clip_fraction`        share of steps on which the clip fired, 0 to 1
-    `gradguard/nonfinite_steps`      number of steps with a NaN or Inf gradient
-    `gradguard/skipped_steps`        number of steps gradguard kept from the update; left
-                                     out of the lines above but `nonfinite_steps`
-    `gradguard/amp_skipped`          number of steps the gradient scaler skipped; the
-                                     lines above leave these out
-    `gradguard/loss_scale`           what the gradient scaler multiplies the loss by,
-                                     where there is one
-    `gradguard/threshold`            threshold in force, as given or learned; of several
-                                     each, with what tells them apart behind the name
-    `gradguard/norms/<hash>`         tensor `[K, P, 2]`: every parameter's norm before
-                                     and after, at every step of the interval
-    `gradguard/steps/<hash>`         tensor `[K]`: optimizer steps completed before
-    `gradguard/loss/<hash>`          tensor `[K]`: loss of the step's last batch
-    `gradguard/epochs/<hash>`        with `layer_statistics`: tensor `[E, P, 6]`, what
-                                     `gradguard.records.recording.Epochs` holds
-    `gradguard/epoch_numbers/<hash>` tensor `[E]`: -1 before training, then 0, 1, ...
-    `gradguard/saved_step/<hash>`    with `dump_dir`: text, where the first bad step is saved
-    `gradients/<parameter>`          a norm at the last step, in the runs `before` and
-                                     `after` below the run, up to `max_scalars`
-    ================================ ===============================================
+    - `gradguard/total_before`: total before clipping, at the last step
+    - `gradguard/total_before_max`: largest total before clipping in the interval
+    - `gradguard/total_after`: total the instant before the update, last step
+    - `gradguard/coefficient_min`: smallest after/before of the total, 0 to 1
+    - `gradguard/clip_fraction`: share of steps on which the clip fired, 0 to 1
+    - `gradguard/nonfinite_steps`: number of steps with a NaN or Inf gradient
+    - `gradguard/skipped_steps`: number of steps gradguard kept from the update; left
+      out of the lines above but `nonfinite_steps`
+    - `gradguard/amp_skipped`: number of steps the gradient scaler skipped; the lines
+      above leave these out
+    - `gradguard/loss_scale`: what the gradient scaler multiplies the loss by, where
+      there is one
+    - `gradguard/threshold`: threshold in force, as given or learned; of several each,
+      with what tells them apart behind the name
+    - `gradguard/norms/<hash>`: tensor `[K, P, 2]`: every parameter's norm before and
+      after, at every step of the interval
+    - `gradguard/steps/<hash>`: tensor `[K]`: optimizer steps completed before
+    - `gradguard/loss/<hash>`: tensor `[K]`: loss of the step's last batch
+    - `gradguard/epochs/<hash>`: with `layer_statistics`: tensor `[E, P, 6]`, what
+      `gradguard.records.recording.Epochs` holds
+    - `gradguard/epoch_numbers/<hash>`: tensor `[E]`: -1 before training, then 0, 1, ...
+    - `gradguard/saved_step/<hash>`: with `dump_dir`: text, where the first bad step is saved
+    - `gradients/<parameter>`: a norm at the last step, in the runs `before` and `after`
+      below the run, up to `max_scalars`
 
     A TensorBoardLogger gets all of it, any other logger the scalars `gradguard/...`.
     Of several optimizers, each has its own, with `/optimizer_<i>` behind the scalars'
@@ -114,7 +112,7 @@ class GradGuard(Callback):
             fit, if the Trainer clips as well or a pattern of `clip` matches no
             parameter.
 
-    Example:
+    Examples:
         >>> from lightning.pytorch import Trainer
         >>> from gradguard import ClipNorm, GradGuard
         >>> observer = GradGuard()  # Trainer(gradient_clip_val=5.0, callbacks=[observer])

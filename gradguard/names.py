@@ -13,7 +13,7 @@ _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_mod
 def named(names: Sequence[str]) -> str:
     """Return a few names in words, and how many more there are.
 
-    Example:
+    Examples:
         >>> named(["a", "b"]), named(["a", "b", "c", "d", "e"])
         ('a and b', 'a, b, c and 2 more')
     """
@@ -26,7 +26,7 @@ def named(names: Sequence[str]) -> str:
 def nearest(word: str, names: Iterable[str]) -> str:
     """Return the name most like the word; above all one that ends in the same part.
 
-    Example:
+    Examples:
         >>> nearest("depth", ["model.width", "model.depth"])
         'model.depth'
     """
@@ -48,7 +48,7 @@ def by_likeness(word: str, names: Iterable[str]) -> list[str]:
 def unwrapped(name: str) -> str:
     """Return a parameter's name without what wrappers have put into it.
 
-    Example:
+    Examples:
         >>> unwrapped("encoder._orig_mod.weight")
         'encoder.weight'
     """
@@ -58,7 +58,7 @@ def unwrapped(name: str) -> str:
 def said_bytes(number: float) -> str:
     """Return a number of bytes in words.
 
-    Example:
+    Examples:
         >>> said_bytes(512), said_bytes(3 * 2**20), said_bytes(5.25 * 2**30)
         ('512 bytes', '3.0 MiB', '5.2 GiB')
     """

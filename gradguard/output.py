@@ -79,7 +79,7 @@ def finite(value: Any) -> Any:
     NaN stands for "not known"; "Infinity" and "-Infinity" are what Python's `float` and
     JavaScript's `Number` read.
 
-    Example:
+    Examples:
         >>> finite({"norms": (1.5, float("nan"), -float("inf"))})
         {'norms': [1.5, None, '-Infinity']}
     """

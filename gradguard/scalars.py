@@ -26,7 +26,7 @@ _SWITCHES = {
 def read(text: str) -> Scalar:
     """Return the null, boolean, integer or float that a text stands for, or the text.
 
-    Example:
+    Examples:
         >>> [read(text) for text in ("010", "0o10", "1e-3", "1:30", "no", "2026-01-31")]
         [10, 8, 0.001, '1:30', 'no', '2026-01-31']
     """
@@ -47,7 +47,7 @@ def number(text: str) -> int | float | None:
 
     None if it stands for none.
 
-    Example:
+    Examples:
         >>> number("1_000"), number("1:30")
         (1000, None)
     """
@@ -58,7 +58,7 @@ def number(text: str) -> int | float | None:
 def switch(text: str) -> bool | None:
     """Return what a text says where yes or no is asked for; None if it says neither.
 
-    Example:
+    Examples:
         >>> switch("Off"), switch(" 1"), switch("maybe")
         (False, True, None)
     """

@@ -13,6 +13,7 @@ import pytest
 
 import gradguard
 from tests.support import ROOT
+from tests.support.documents import DOCS, public_modules
 
 # The house from the ground up: of what packages, beside the standard library, and of what
 # else in gradguard each folder, and each file beside them, is made. A row may name only rows above it.
@@ -197,13 +198,6 @@ def test_unknown_name_is_refused_by_name() -> None:
         gradguard.ClipNrom  # noqa: B018 (the access is the act)
 
 
-def public_modules() -> set[str]:
-    """What CONTRIBUTING.md lists as open to others."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    section = text.split("What others may import", 1)[1].split("\n\n", 2)[1]
-    return set(re.findall(r"`([\w.]+)`", section))
-
-
 @pytest.mark.parametrize("module", sorted(public_modules()))
 def test_public_module_is_where_it_is_said_to_be(module: str) -> None:
     assert import_module(module).__name__ == module
@@ -211,7 +205,7 @@ def test_public_module_is_where_it_is_said_to_be(module: str) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.py")],
+    [ROOT / "README.md", *DOCS.rglob("*.md"), *ROOT.glob("examples/*.py")],
     ids=lambda file: file.name,
 )
 def test_users_are_shown_public_modules_only(file: Path) -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
+from tests.support.documents import blocks
 from tests.support.processes import free_port
 
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def code_in(language: str) -> list[str]:
+    return [
+        block.text for block in blocks("../README.md") if block.language == language
+    ]
 
 
 def test_readme_begins_with_the_command_for_a_loss_that_is_nan() -> None:
@@ -28,6 +31,11 @@ def test_readme_begins_with_the_command_for_a_loss_that_is_nan() -> None:
     assert "```python" in lines[:30]
 
 
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)", README))
+def test_link_of_the_readme_leads_to_a_file(link: str) -> None:
+    assert (ROOT / link).is_file()
+
+
 @pytest.mark.slow
 def test_readme_code_runs_as_pasted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -35,13 +43,13 @@ def test_readme_code_runs_as_pasted(
     monkeypatch.chdir(tmp_path)
     run("gradguard train --model srn --clip-norm 5 --max-epochs 1", tmp_path)
 
-    for code in blocks("python"):
+    for code in code_in("python"):
         exec(compile(code, "README.md", "exec"), {})
 
 
 COMMANDS = [
     commands
-    for block in blocks("sh")
+    for block in code_in("sh")
     if (commands := re.findall(r"^((?:gradguard|torchrun) [^#\n]*[^#\s])", block, re.M))
 ]
 

@@ -44,7 +44,7 @@ class ByName:
         https://arxiv.org/abs/1308.0850, 2013: output gradients clipped to +-100,
         recurrent ones to +-10.
 
-    Example:
+    Examples:
         >>> from gradguard import ByName, ClipValue
         >>> ByName({"head.*": ClipValue(100.0), "rnn.*": ClipValue(10.0)})
         ByName({'head.*': ClipValue(clip_value=100.0), 'rnn.*': ClipValue(clip_value=10.0)})

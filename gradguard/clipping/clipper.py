@@ -67,7 +67,7 @@ class Clipper:
         TypeError: If `policy` holds something that is not a policy.
         ValueError: If a pattern in it matches no parameter.
 
-    Example:
+    Examples:
         >>> from gradguard import Clipper, ZClip
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

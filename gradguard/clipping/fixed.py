@@ -43,7 +43,7 @@ class ClipNorm:
         Pascanu, Mikolov, Bengio. On the difficulty of training recurrent neural
         networks. https://arxiv.org/abs/1211.5063, 2013.
 
-    Example:
+    Examples:
         >>> from gradguard import Clipper
         >>> parameter = torch.nn.Parameter(torch.zeros(2))
         >>> parameter.grad = torch.tensor([3.0, 4.0])

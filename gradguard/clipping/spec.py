@@ -108,7 +108,7 @@ def parse(text: str) -> tuple[str, str]:
     Raises:
         ValueError: If there is no such kind, or no number where it needs one.
 
-    Example:
+    Examples:
         >>> parse("zclip")
         ('zclip', '2.5')
     """

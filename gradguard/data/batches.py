@@ -22,7 +22,7 @@ class Batches:
             rows, all shares alike; Lightning does that for a DataLoader only. The
             processes must share their seed, as `seed_everything` sees to.
 
-    Example:
+    Examples:
         >>> [batch.tolist() for (batch,) in Batches(torch.arange(5), batch_size=2)]
         [[0, 1], [2, 3], [4]]
     """

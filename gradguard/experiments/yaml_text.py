@@ -36,7 +36,7 @@ def parse(text: str, *, source: str = "value", comments: bool = True) -> Any:
     Raises:
         ConfigError: If the text is not YAML, or gives a key twice.
 
-    Example:
+    Examples:
         >>> parse("1e-3"), parse("010"), parse("no")
         (0.001, 10, 'no')
     """
@@ -64,7 +64,7 @@ def write(value: Any) -> str:
 def write_inline(value: Any) -> str:
     """Return YAML in one line that `parse` reads back as the value.
 
-    Example:
+    Examples:
         >>> write_inline([{"norm": 5.0}]), write_inline("010"), write_inline(0.001)
         ('[{norm: 5.0}]', "'010'", '0.001')
     """

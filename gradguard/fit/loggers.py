@@ -250,7 +250,7 @@ def _log_metrics(logger: Any, names: "MetricNames", interval: Interval) -> None:
 class MetricNames(dict[str, str]):
     """The name of each tag that every logger takes, and that no other tag has.
 
-    Example:
+    Examples:
         >>> names = MetricNames()
         >>> names["threshold/rnn.*"], names["threshold/rnn.?"]
         ('threshold/rnn._', 'threshold/rnn._-2')

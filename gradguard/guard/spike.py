@@ -36,7 +36,7 @@ class Spike:
     Raises:
         ValueError: If an argument is out of its range.
 
-    Example:
+    Examples:
         >>> from gradguard import GradGuard, Spike
         >>> GradGuard(on_spike="skip").on_spike
         Spike(action='skip', sigma=6.0, window=128, watch=('norm', 'loss'))
@@ -74,7 +74,7 @@ def parse(text: str) -> Spike:
     Raises:
         ValueError: If the action is none, or the number.
 
-    Example:
+    Examples:
         >>> parse("raise:8").sigma
         8.0
     """

@@ -19,7 +19,7 @@ def chosen(records: Records, which: NDArray[np.bool_]) -> list[str]:
 def share(flags: NDArray[np.bool_]) -> str:
     """Return how many steps of all it is true of.
 
-    Example:
+    Examples:
         >>> share(np.array([True, False, False]))
         '1 of 3 steps'
     """

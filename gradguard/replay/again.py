@@ -43,7 +43,7 @@ def replay(
         ConfigError: If the dump cannot be read, or the module is not to be had or does
             not fit.
 
-    Example:
+    Examples:
         >>> import gradguard
         >>> found = gradguard.replay("bad-steps/bad-step-41-rank-0.pt")  # doctest: +SKIP
         >>> found.reproduced, found.cause.name, found.cause.line  # doctest: +SKIP

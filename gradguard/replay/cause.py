@@ -57,7 +57,7 @@ class Cause:
             before the step; "constant" where a tensor was that is none of these.
         name: Of the operation, as torch calls it ("log", "div", "softmax") or as the
             class of a custom `autograd.Function` is called; of the weight or buffer
-            ("encoder.weight"); path in the batch ("batch['image'][0]").
+            ("encoder.weight"); path in the batch (`batch['image'][0]`).
         direction: The pass in which the operation broke; None for a tensor.
         module: Path of the module whose code called the operation ("encoder.layers.0");
             "" is the whole module; for a tensor, the module that holds it.

@@ -85,7 +85,7 @@ class Site:
 def spoken(name: str) -> str:
     """Return what torch's documentation calls an operation.
 
-    Example:
+    Examples:
         >>> spoken("__rdiv__"), spoken("log_"), spoken("linalg_norm")
         ('div', 'log', 'linalg.norm')
     """

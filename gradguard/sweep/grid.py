@@ -48,7 +48,7 @@ def points(text: str) -> list[Point]:
     Raises:
         ConfigError: If the text is not KEY=VALUES.
 
-    Example:
+    Examples:
         >>> [point.assignment for point in points("model.lr=1e-3,0.1")]
         ['model.lr=0.001', 'model.lr=0.1']
     """
@@ -145,7 +145,7 @@ def grid(
 def shown(value: Any) -> str:
     """Return a swept value as tables show it.
 
-    Example:
+    Examples:
         >>> shown(None), shown(0.10), shown("adam")
         ('none', '0.1', 'adam')
     """

@@ -96,7 +96,7 @@ def _spread(spread: Spread | None) -> str:
 def _number(value: float) -> str:
     """Write a number with two or more significant digits, in at most seven characters.
 
-    Example:
+    Examples:
         >>> [_number(value) for value in (0.00057, 0.123, 2.5, 20390.0, 1.5e7)]
         ['5.7e-4', '0.123', '2.5', '20390', '1.5e7']
     """

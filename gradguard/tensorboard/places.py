@@ -27,7 +27,7 @@ def is_url(place: str) -> bool:
 def located(path: str | Path) -> str:
     """Return a place as all of its readers take it: `~` and `file://` resolved.
 
-    Example:
+    Examples:
         >>> located("memory://logs/"), located("file:///tmp/runs")
         ('memory://logs', '/tmp/runs')
     """

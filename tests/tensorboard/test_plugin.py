@@ -198,16 +198,17 @@ def test_verdict_is_the_worst_finding_with_the_others_below_it(served: Board) ->
     assert verdict["severity"] == "warning"
     assert (verdict["step"], verdict["parameter"]) == (1, "layer.0.weight")
     assert "(NaN in layer.0.weight), and on 2 of 4 steps" in verdict["text"]
-    assert "bad batch" in verdict["advice"]
-    assert [other["severity"] for other in verdict["others"]] == ["warning"] * 2
-    assert verdict["others"][1]["step"] is None
+    assert verdict["do"].startswith("Trainer(gradient_clip_val=")
+    assert verdict["advice"]
+    assert [other["severity"] for other in verdict["others"]] == ["warning"]
+    assert verdict["with_it"] == ["unclipped"]
 
 
 def test_verdict_of_a_healthy_run_is_that_nothing_was_found(served: Board) -> None:
     verdict = served.ask("summary", run="healthy")["verdict"]
 
     assert verdict["severity"] == "good"
-    assert verdict["text"] == "Nothing wrong found in 30 steps."
+    assert verdict["text"] == "Nothing found in 30 steps of 2 parameters."
 
 
 def test_events_of_a_bin_are_those_of_any_of_its_steps(served: Board) -> None:

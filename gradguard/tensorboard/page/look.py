@@ -1,10 +1,11 @@
-"""A finding in, the view of the page that shows it out."""
+"""A finding or a cause in, the view of the page that shows it out."""
 
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from gradguard.health.finding import Finding
+from gradguard.health.verdict import Cause
 from gradguard.records.records import Records
 
 # Steps on each side of one that stands out.
@@ -54,18 +55,18 @@ _WAYS = {
 }
 
 
-def look(finding: Finding, records: Records) -> dict[str, Any]:
-    """Return what of the page's view a finding settles, by the names of the link.
+def look(found: Cause | Finding, records: Records) -> dict[str, Any]:
+    """Return what of the page's view is settled by what was found, by the names of the link.
 
     Steps are those recorded: a window that holds all of them is none.
     """
-    way = _WAYS.get(finding.kind, _Way("all", {}))
+    way = _WAYS.get(found.kind, _Way("all", {}))
     seen: dict[str, Any] = dict(way.more)
-    if finding.step is not None:
-        seen |= {"step": _telling(finding.step, records)}
-        seen |= _window(way, finding.step, records)
-    if finding.parameter in records.names:
-        seen["parameter"] = finding.parameter
+    if found.step is not None:
+        seen |= {"step": _telling(found.step, records)}
+        seen |= _window(way, found.step, records)
+    if found.parameter in records.names:
+        seen["parameter"] = found.parameter
     return seen
 
 

@@ -21,11 +21,17 @@ export function show(band, summary, redraw) {
   if (hadFocus) band.querySelector("[aria-current=true]")?.focus();
 }
 
-function headline({ severity, text }) {
+function headline({ severity, text, why, with_it: kinds }) {
   const word = severity === "good" ? "" : severity;
   return element("p", { className: "headline" },
     element("span", { className: "icon", ariaHidden: "true" }, ICONS[severity]),
-    element("span", {}, element("strong", {}, word), word && " ", text));
+    element("span", {},
+      element("strong", {}, word), word && " ", text, " ",
+      element("small", {}, [why, wordsOf(kinds)].filter(Boolean).join(" "))));
+}
+
+function wordsOf(kinds) {
+  return kinds.length ? `With it: ${kinds.map((kind) => kind.replaceAll("-", " ")).join(", ")}.` : "";
 }
 
 function toDo({ do: line, advice, command }) {
