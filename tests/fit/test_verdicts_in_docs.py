@@ -18,7 +18,12 @@ from tests.support import ROOT
 from tests.support.trainers import trainer
 
 SPIKE_AT, NAN_AT = 180, 340
-_EPOCHS = {"mlp-exploding": 5, "srn-exploding": 50, "deep-mlp-exploding": 2}
+_EPOCHS = {
+    "mlp-exploding": 5,
+    "srn-exploding": 50,
+    "deep-mlp-exploding": 2,
+    "transformer": 1,
+}
 
 SPIKED = "encoder.layers.7.self_attn.out_proj.weight"
 POISONED = "encoder.layers.3.linear1.weight"
@@ -59,20 +64,18 @@ class Transformer(LightningModule):
     @override
     def train_dataloader(self) -> Any:
         rows = torch.randint(16, (400 * 4, 8), generator=torch.manual_seed(0))
-        return DataLoader(rows, batch_size=4)
+        return DataLoader(list(rows), batch_size=4)  # type: ignore[arg-type] # rows are enough
 
 
 def told(title: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """What a fit says on stderr, where the names of its directories are `runs/<title>`."""
     seed_everything(0, verbose=False)
     directory = Path("runs") / title
-    if title == "transformer":
-        model, data, epochs = Transformer(), None, 1
-    else:
-        experiment = resolve(config=title)
-        model, data, _ = build(experiment)
-        epochs = _EPOCHS[title]
-    fitted = trainer(directory, GradGuard(), max_epochs=epochs)
+    fitted = trainer(directory, GradGuard(), max_epochs=_EPOCHS[title])
+    model: LightningModule = Transformer()
+    data: Any = None
+    if title != "transformer":
+        model, data, _ = build(resolve(config=title))
     capsys.readouterr()
     fitted.fit(model, data)
     lines = capsys.readouterr().err.splitlines()
