@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from gradguard.fit.story import Story
@@ -38,12 +39,13 @@ class Herald:
         self._trainer = trainer
         self._report = f"gradguard report {_short(directory)}" if directory else ""
         self._stories: dict[str, Story] = {}
-        self._alarmed = False
+        self._alarmed = self._loss_known = False
 
     def hear(self, schema: Schema, records: Records) -> None:
         """Keep the steps of a write, and say it at once when the first is not finite."""
         self._story(schema).add(schema, records)
-        found = None if self._alarmed else alarm(records)
+        self._loss_known |= not np.isnan(records.loss).all()
+        found = None if self._alarmed else alarm(records, loss_known=self._loss_known)
         if found is not None:
             self._alarmed = True
             more = f"; {self._report}" if self._report else ""

@@ -74,20 +74,20 @@ def cause_lines(cause: Cause, *, width: int = 80) -> list[str]:
     return [line for block in blocks for line in block.lines]
 
 
-def alarm(records: Records) -> str | None:
+def alarm(records: Records, *, loss_known: bool) -> str | None:
     """Return one line on the first update that is not finite; None if all are.
 
     Args:
-        records: Steps as they come, without those that were refused.
+        records: Steps as they come.
+        loss_known: Whether a NaN stands for a loss, and not for one that nobody told.
     """
     applied = updates(records)
     if not applied.nonfinite.any():
         return None
     row = int(applied.nonfinite.argmax())
     held, names = bad_gradients(applied, row)
-    loss = float(applied.loss[row])
-    known = "" if loss != loss and row == 0 else f" (loss {loss:.3g})"  # noqa: PLR0124 (NaN)
-    return f"step {applied.steps[row]}: {held} in {named(names)}{known}"
+    told_loss = f" (loss {applied.loss[row]:.3g})" if loss_known else ""
+    return f"step {applied.steps[row]}: {held} in {named(names)}{told_loss}"
 
 
 def _blocks(

@@ -199,7 +199,9 @@ def test_alarm_names_step_value_parameter_and_loss(bad: float) -> None:
     of = recording(before, loss=loss, names=("a.weight", "b.weight"))
 
     word = "Inf" if bad == INF else "NaN"
-    assert alarm(of.records) == f"step 5: {word} in b.weight (loss 1.5)"
+    assert (
+        alarm(of.records, loss_known=True) == f"step 5: {word} in b.weight (loss 1.5)"
+    )
 
 
 def test_no_alarm_while_all_is_finite_or_refused() -> None:
@@ -208,8 +210,14 @@ def test_no_alarm_while_all_is_finite_or_refused() -> None:
     after = before.copy()
     after[5] = -2.0
 
-    assert alarm(recording(np.ones((8, 2))).records) is None
-    assert alarm(recording(before, after).records) is None
+    for of in (recording(np.ones((8, 2))), recording(before, after)):
+        assert alarm(of.records, loss_known=True) is None
+
+
+def test_alarm_tells_no_loss_that_nobody_recorded() -> None:
+    of = recording([[1.0], [NAN]], loss=NAN, names=("a.weight",))
+
+    assert alarm(of.records, loss_known=False) == "step 1: NaN in a.weight"
 
 
 def _kinds(findings: tuple[Finding, ...]) -> list[Kind]:
