@@ -23,9 +23,6 @@ Span = tuple[float, float]
 
 INK = ""  # the colour of the text, whatever the theme
 
-# Beside a run that exploded by more, any other would be a flat line.
-_MOST_DECADES = 12
-
 # A loss that spans more is drawn by its logarithm.
 _LINEAR = 30.0
 
@@ -89,29 +86,6 @@ def panels(runs: list[Run], view: View) -> list[list[Panel]]:
         for names, alike in models.items()
     }
     return [_of_run(run, view, shown[run.recording.records.names]) for run in runs]
-
-
-def abreast(columns: list[list[Panel]]) -> list[list[Panel | None]]:
-    """Return the pictures of each kind side by side; None where a run has none."""
-    by_key = [{panel.key: panel for panel in column} for column in columns]
-    keys = dict.fromkeys(key for column in by_key for key in column)
-    return [[column.get(key) for column in by_key] for key in keys]
-
-
-def spanned(row: list[Panel | None]) -> list[tuple[Panel | None, Span | None]]:
-    """Return each picture with the span of its vertical axis, one for all if it can be."""
-    known = [panel for panel in row if panel]
-    shared = share_scale(known)
-    return [
-        (panel, span_of(known if shared else [panel]) if panel else None)
-        for panel in row
-    ]
-
-
-def share_scale(row: list[Panel]) -> bool:
-    """Return whether one vertical axis can show the same picture of all runs."""
-    span = span_of(row)
-    return span is not None and span[1] - span[0] <= _MOST_DECADES
 
 
 def span_of(row: list[Panel]) -> Span | None:

@@ -30,7 +30,7 @@ from gradguard.records.recording import STATISTICS, ClipInForce, Epochs, Recordi
 from gradguard.records.records import Floats
 from gradguard.report.command import report
 from gradguard.report.heatmap import heatmap
-from gradguard.report.panels import Panel, panels, share_scale, span_of
+from gradguard.report.panels import Panel, overlays, panels, span_of
 from gradguard.report.picture import draw
 from gradguard.report.runs import Run
 from gradguard.report.view import View, view
@@ -459,14 +459,36 @@ def test_median_of_zero_is_a_mark_by_depth() -> None:
     assert list(marks.x) == [0]
 
 
-def test_run_that_explodes_does_not_flatten_the_others() -> None:
-    steady, exploded = norms_of([1.0, 2.0]), norms_of([1.0, 1e20])
-    drawn = by_key(one(steady), one(steady), one(exploded))
+def test_runs_are_overlaid_with_a_colour_or_a_dash_of_their_own() -> None:
+    runs = [
+        Run(f"run-{i}", "run", "", norms_of([1.0, 2.0, 10.0 * i + 1])) for i in range(8)
+    ]
 
-    pictures = [row["steps"] for row in drawn]
+    loss, total = overlays(runs, View())
 
-    assert share_scale(pictures[:2])
-    assert not share_scale(pictures)
+    assert (loss.key, total.key) == ("loss", "total_before")
+    assert [line.name for line in total.lines] == [f"run-{i}" for i in range(8)]
+    assert len({(line.color, line.style) for line in total.lines}) == 8
+    assert [line.y[-1] for line in total.lines] == [10.0 * i + 1 for i in range(8)]
+
+
+def test_loss_that_nobody_recorded_has_no_picture() -> None:
+    recording = norms_of([1.0, 2.0])
+    recording.records.loss[:] = np.nan
+
+    [drawn] = by_key(one(recording))
+
+    assert list(drawn) == ["steps", "depth"]
+
+
+def test_steps_whose_loss_is_not_finite_are_marked() -> None:
+    recording = norms_of([1.0, 2.0, 3.0])
+    recording.records.loss[:] = [0.5, 0.4, np.inf]
+
+    [drawn] = by_key(one(recording))
+
+    [marks] = [line for line in drawn["loss"].lines if line.style == "nonfinite"]
+    assert list(marks.x) == [2]
 
 
 def test_statistics_are_drawn_by_epoch_from_before_training_on() -> None:
