@@ -234,7 +234,7 @@ def test_healthy_run_is_said_to_be(page: Page) -> None:
     opened(page, "healthy")
     page.shoot("healthy")
 
-    assert "Nothing wrong found in 200 steps." in verdict(page)
+    assert "Nothing found in 200 steps of 11 parameters." in verdict(page)
     band = page.browser.find_element(By.ID, "verdict")
     assert band.get_attribute("data-severity") == "good"
 
@@ -267,7 +267,7 @@ def test_line_to_copy_is_copied(page: Page) -> None:
 def test_chosen_finding_is_marked_and_all_charts_have_a_line_at_its_step(
     page: Page,
 ) -> None:
-    opened(page, "exploded")
+    opened(page, "gpt")
     tabs = "#verdict [role=toolbar] button"
     second = page.browser.find_elements(By.CSS_SELECTOR, tabs)[1]
     kind = second.get_attribute("data-kind")
@@ -424,7 +424,7 @@ def test_heatmap_is_the_fifth_stop_of_tab(page: Page) -> None:
 
 
 def test_arrows_go_from_one_finding_to_the_next(page: Page) -> None:
-    opened(page, "exploded")
+    opened(page, "gpt")
     tabs = page.browser.find_elements(By.CSS_SELECTOR, "#verdict [role=toolbar] button")
     page.run("arguments[0].focus()", tabs[0])
 

@@ -28,7 +28,7 @@ def _told(cause: Cause, recording: Recording) -> dict[str, Any]:
         "kind": cause.kind,
         "text": cause.text,
         "why": cause.why,
-        "with_it": [finding.kind for finding in cause.consequences],
+        "with_it": [each.kind for each in cause.consequences if each.serious],
         "do": cause.do,
         "advice": cause.advice,
         "command": cause.command,
