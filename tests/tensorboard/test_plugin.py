@@ -201,7 +201,7 @@ def test_verdict_is_the_worst_finding_with_the_others_below_it(served: Board) ->
     assert verdict["do"].startswith("Trainer(gradient_clip_val=")
     assert verdict["advice"]
     assert [other["severity"] for other in verdict["others"]] == ["warning"]
-    assert verdict["with_it"] == []  # that nothing clips is a note
+    assert verdict["with_it"] == ["unclipped"]
 
 
 def test_verdict_of_a_healthy_run_is_that_nothing_was_found(served: Board) -> None:
