@@ -84,6 +84,13 @@ def one_by_zero(x: Tensor) -> Tensor:
     return 1 / y
 
 
+def divided_row_by_row(x: Tensor) -> Tensor:
+    out = torch.zeros_like(x)
+    for row in range(len(x)):
+        out[row] = x[row] / (x[row, 0] - 1)
+    return out
+
+
 def divided_in_place(x: Tensor) -> Tensor:
     y = x.clone()
     y /= x[:, :1] - 1
@@ -691,6 +698,7 @@ FAULTS = [
     forward(log_of_zero, "log", "return y.log()"),
     forward(zero_by_zero, "div", "return y / y"),
     forward(one_by_zero, "div", "return 1 / y"),
+    forward(divided_row_by_row, "div", "out[row] = x[row] / (x[row, 0] - 1)"),
     forward(divided_in_place, "div", "y /= x[:, :1] - 1"),
     forward(slice_logged_in_place, "log", "y[0].log_()"),
     forward(written_by_out, "log", "torch.log(x - 1, out=weight)"),
