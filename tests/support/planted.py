@@ -326,6 +326,25 @@ def absolute_power(x: Tensor) -> Tensor:
     return y.pow(0.3)
 
 
+def infinite_curvature(x: Tensor) -> Tensor:
+    y = x - x
+    powers = y.abs().pow(1.5)
+    (slope,) = torch.autograd.grad(powers.sum(), y, create_graph=True)
+    return slope.square()
+
+
+@torch.library.custom_op("planted::inverse", mutates_args=())
+def inverse(x: Tensor) -> Tensor:
+    return x.reciprocal()
+
+
+inverse.register_autograd(lambda _, gradient: -gradient)
+
+
+def operator_of_a_library(x: Tensor) -> Tensor:
+    return inverse(x - x)
+
+
 def double_root(x: Tensor) -> Tensor:
     y = (x - x.detach()).square()
     return y.sqrt()
@@ -762,6 +781,8 @@ FAULTS = [
     backward(distance_by_hand, "sqrt", "return squares.sqrt()"),
     backward(cumprod_of_zeros, "pow", "return y.cumprod(dim=-1) + y.abs().pow(0.25)"),
     backward(absolute_power, "pow", "return y.pow(0.3)"),
+    backward(infinite_curvature, "pow", "powers = y.abs().pow(1.5)"),
+    forward(operator_of_a_library, "inverse", "return inverse(x - x)"),
     backward(double_root, "sqrt", "return y.sqrt()"),
     backward(complex_power, "sqrt", "return torch.view_as_real(z.sqrt())"),
     backward(where_root, "sqrt", "root = y.sqrt()", hidden_by="where"),
