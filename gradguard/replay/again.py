@@ -74,7 +74,7 @@ def replay(
             **facts(bad, file),
             module=type(live).__qualname__,
             differences=tuple(changed),
-            notes=notes(bad, stage.device),
+            notes=notes(bad, live, stage.device),
             outcome=found.outcome,
             cause=found.cause,
             samples=found.samples,

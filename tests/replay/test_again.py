@@ -59,6 +59,19 @@ class ByHand(Logarithm):
         return torch.optim.Adam(self.parameters())
 
 
+class OwnGenerator(Logarithm):
+    """Draws which sample is zero from a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        drawn = torch.rand(len(batch), 1, generator=self.generator)
+        return super().training_step(batch.clamp_min(0.5) * (drawn > 0.05), batch_idx)
+
+
 @pytest.mark.parametrize("kind", [BeforeStep, AsClip])
 def test_hook_of_the_update_that_breaks_gradients_is_named(
     tmp_path: Path, kind: type[ToUnitLength]
@@ -79,3 +92,12 @@ def test_step_of_an_optimizer_with_a_state_is_run_in_float64(tmp_path: Path) -> 
     assert found.precision.verdict == "values"
     assert found.samples is not None
     assert [sample.index for sample in found.samples.culprits] == [BAD_SAMPLE]
+
+
+def test_generator_of_the_modules_own_is_told_and_draws_alike_in_every_run(
+    tmp_path: Path,
+) -> None:
+    found = replay(dumped(tmp_path, OwnGenerator()), OwnGenerator())
+
+    assert "generators of its own (generator)" in " ".join(found.notes)
+    assert (found.precision is None) == (found.cause is None)
