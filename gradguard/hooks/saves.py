@@ -9,16 +9,8 @@ asked, and the callback is put back to before it.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from gradguard.hooks.overrides import overrides
 from gradguard.hooks.shadow import shadow
-
-# Where checkpoint callbacks of Lightning save.
-_HOOKS = (
-    "on_train_batch_end",
-    "on_train_epoch_end",
-    "on_validation_end",
-    "on_train_end",
-    "on_exception",
-)
 
 Write = Callable[[str], None]
 """Writes a checkpoint to a path."""
@@ -79,7 +71,7 @@ class _Saves:
             *(
                 shadow(callback, hook, self._hook_of(callback))
                 for callback in trainer.checkpoint_callbacks
-                for hook in _HOOKS
+                for hook in _own_hooks(callback)
             ),
         ]
 
@@ -104,13 +96,14 @@ class _Saves:
     def _hook_of(self, callback: Any) -> Callable[..., None]:
         def hook(method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
             put_back = _memory_of(callback)
+            asked_before = self._asked_by_callback
             self._asked_by_callback = True
             try:
                 method(*args, **kwargs)
             except _Refused:
                 put_back()
             finally:
-                self._asked_by_callback = False
+                self._asked_by_callback = asked_before
 
         return hook
 
@@ -119,6 +112,12 @@ class _Saves:
             self._undo.pop()()
         teardown()
         self._end()
+
+
+def _own_hooks(callback: Any) -> list[str]:
+    """Return the hooks in which a callback does something, and so may save."""
+    hooks = [name for name in dir(callback) if name.startswith("on_")]
+    return [name for name in hooks if overrides(callback, name)]
 
 
 def _memory_of(callback: Any) -> Callable[[], None]:

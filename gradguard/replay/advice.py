@@ -25,7 +25,7 @@ _HIDDEN = (
     "input harmless before the operation too, as in f(torch.where(ok, x, 1))"
 )
 _NARROW = (
-    "its result is too large for {dtype}: use bf16, or run this operation in float32 "
+    "its result is too large for float16: use bf16, or run this operation in float32 "
     "(with torch.autocast(..., enabled=False)), or scale its input down"
 )
 
@@ -109,9 +109,11 @@ _BACKWARD: Mapping[str, str] = MappingProxyType(
     {
         "abs": _ANGLE,
         "acos": _INVERSE,
+        "acosh": "keep the input above 1, as in x.clamp_min(1 + eps)",
         "angle": _ANGLE,
         "asin": _INVERSE,
         "atan2": _ANGLE,
+        "atanh": _INVERSE,
         "cdist": _DISTANCE,
         "cosine_similarity": _DISTANCE,
         "dist": _DISTANCE,
@@ -161,7 +163,7 @@ def operation_advice(
     situations = (
         (scaled, _SCALE),
         (hidden, _HIDDEN),
-        (narrow in ("float16", "bfloat16"), _NARROW.format(dtype=narrow)),
+        (narrow == "float16", _NARROW),
     )
     told = [sentence for holds, sentence in situations if holds]
     tables = (_BACKWARD, _FORWARD) if direction == "backward" else (_FORWARD,)

@@ -11,7 +11,7 @@ from gradguard.replay.load import load
 from gradguard.replay.rebuild import copied, rebuilt
 from gradguard.replay.replayed import Replayed, facts, notes
 from gradguard.replay.reproduced import differences
-from gradguard.replay.rerun import Rerun
+from gradguard.replay.rerun import Rerun, is_broken
 from gradguard.replay.stage import Stage, on_stage
 
 
@@ -58,9 +58,12 @@ def replay(
 
     def act(stage: Stage) -> Replayed:
         rerun = Rerun(live, stage.run, stage.batches, wide=stage.wide)
-        stage.run(stage.batches)
+        breaks_before = is_broken(rerun())
         stage.finish()
         changed = differences(bad, live)
+        rerun.restore()
+        if not (breaks_before or bad.is_finite):  # so it is a hook of the update's
+            rerun = Rerun(live, stage.run_to_update, stage.batches, wide=stage.wide)
         found = investigate(
             rerun,
             loss_scale=stage.loss_scale,
@@ -71,7 +74,7 @@ def replay(
             **facts(bad, file),
             module=type(live).__qualname__,
             differences=tuple(changed),
-            notes=notes(bad, stage.device),
+            notes=notes(bad, live, stage.device),
             outcome=found.outcome,
             cause=found.cause,
             samples=found.samples,

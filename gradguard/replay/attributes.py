@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Generator, nn
 
 # Whose entries may be replaced, as `self.running_mean = ...` does.
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -13,6 +13,7 @@ class Attributes:
 
     A counter, a hidden state, a flag: what a training step sets, the next run of the step
     must not find. What an attribute holds is not copied: a list that grows stays grown.
+    Only a `torch.Generator` goes back to the state it is in now.
 
     Args:
         module: The module.
@@ -22,6 +23,10 @@ class Attributes:
         self._saved: list[tuple[nn.Module, dict[str, Any], list[dict[str, Any]]]] = [
             (part, _plain(part), [dict(vars(part)[table]) for table in _TABLES])
             for part in module.modules()
+        ]
+        self._generators = [
+            (generator, generator.get_state())
+            for generator in generators(module).values()
         ]
 
     def restore(self) -> None:
@@ -33,6 +38,18 @@ class Attributes:
             for table, entries in zip(_TABLES, tables, strict=True):
                 vars(part)[table].clear()
                 vars(part)[table].update(entries)
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+
+def generators(module: nn.Module) -> dict[str, Generator]:
+    """Return the generators that a module and those inside it hold, by name."""
+    return {
+        f"{path}.{name}".lstrip("."): held
+        for path, part in module.named_modules()
+        for name, held in vars(part).items()
+        if isinstance(held, Generator)
+    }
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

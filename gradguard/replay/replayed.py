@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from gradguard.names import named
+from gradguard.replay.attributes import generators
 from gradguard.replay.cause import Cause, Outcome, Precision, Samples
 from gradguard.replay.load import BadStep
 
@@ -70,8 +73,8 @@ def facts(bad: BadStep, file: Path) -> dict[str, Any]:
     }
 
 
-def notes(bad: BadStep, device: torch.device) -> tuple[str, ...]:
-    """Say what may make a run on a device differ from the run that was saved."""
+def notes(bad: BadStep, module: nn.Module, device: torch.device) -> tuple[str, ...]:
+    """Say what may make a module's run on a device differ from the run that was saved."""
     found = [
         f"training_step changes {place} in place, so the dump has it as it was afterwards"
         for saved in bad.batches
@@ -81,6 +84,11 @@ def notes(bad: BadStep, device: torch.device) -> tuple[str, ...]:
         found.append(
             "the weights were saved after another update of the same batch, the first "
             "batch to make several"
+        )
+    if own := [*generators(module)]:
+        found.append(
+            f"the module draws from generators of its own ({named(own)}), whose states "
+            "the dump has not"
         )
     then, processes = bad.trainer["device"], bad.trainer["world_size"]
     if torch.device(then).type != device.type:

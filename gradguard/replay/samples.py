@@ -115,7 +115,7 @@ class _Apart:
         """Return the gradients of these samples, in float64, by parameter."""
         self.run(keys)
         return {
-            name: plain(local(parameter.grad)).double().clone()
+            name: plain(local(parameter.grad).to_dense()).double().clone()
             for name, parameter in self._rerun.module.named_parameters()
             if parameter.grad is not None
         }

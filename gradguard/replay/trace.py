@@ -135,6 +135,7 @@ def _of_operation(producer: Producer, loss_scale: float, *, at_loss: bool) -> Ca
     # Its value never reached the loss, so that it is the gradient of it that broke.
     direction = producer.direction if at_loss else "backward"
     follows_loss = direction == "backward" or producer.scales
+    hidden_by = producer.hidden_by if direction == "backward" else None
     scaled = loss_scale != 1 and follows_loss and _fits(producer, loss_scale)
     return Cause(
         kind="scale" if scaled else "operation",
@@ -145,7 +146,7 @@ def _of_operation(producer: Producer, loss_scale: float, *, at_loss: bool) -> Ca
         kernel=producer.kernel,
         inputs=producer.inputs,
         output=producer.output,
-        hidden_by=producer.hidden_by,
+        hidden_by=hidden_by,
         peak=producer.peak,
         rows=(),
         micro_batch=producer.micro_batch,
@@ -153,7 +154,7 @@ def _of_operation(producer: Producer, loss_scale: float, *, at_loss: bool) -> Ca
             (producer.site.operation, producer.kernel),
             direction,
             scaled=scaled,
-            hidden=producer.hidden_by is not None,
+            hidden=hidden_by is not None,
             narrow=producer.output.dtype if producer.peak is not None else None,
         ),
     )

@@ -77,7 +77,7 @@ def broken_rows(tensor: Tensor) -> tuple[int, ...]:
 def has_memory(tensor: Tensor) -> bool:
     """Return whether a tensor's numbers are in memory that torch lets us look at."""
     if tensor.layout is torch.strided:
-        return not tensor.is_nested
+        return not (tensor.is_nested or tensor._is_zerotensor())
     return not tensor.is_mkldnn
 
 
@@ -96,6 +96,8 @@ def _numbers(tensor: Tensor) -> Tensor | None:
     """Return the real numbers of a tensor, flat or not; None if they are whole."""
     tensor = local(tensor.detach())
     if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
+        return None
+    if tensor._is_zerotensor():  # autograd's zeros without memory: kernels would crash
         return None
     tensor = _dense(tensor)
     if tensor.is_complex():

@@ -388,6 +388,39 @@ class ByHand(Callback):
         self.path, self.steps = path, steps
 
 
+class Rotating(Checkpoint):
+    """Saves in a hook of its own choice, and deletes all but the newest two."""
+
+    def __init__(self, directory: Path, hook: str) -> None:
+        self.directory = directory
+        self.saved: list[Path] = []
+        setattr(self, hook, self.save)
+
+    def save(self, trainer: Any, *_: Any) -> None:
+        file = self.directory / f"{trainer.global_step}.ckpt"
+        if trainer.global_step % EVERY or not trainer.global_step:
+            return
+        trainer.save_checkpoint(file)
+        self.saved.append(file)
+        if len(self.saved) > 2:
+            self.saved.pop(0).unlink()
+
+
+@quiet
+@pytest.mark.parametrize(
+    "hook", ["on_train_batch_start", "on_before_zero_grad", "on_train_batch_end"]
+)
+def test_no_hook_of_a_checkpoint_callback_deletes_good_files_for_ruin(
+    tmp_path: Path, hook: str
+) -> None:
+    rotating = Rotating(tmp_path / "saved", hook)
+
+    fitted(tmp_path, guarding(), Ruin(), rotating)
+
+    assert [file.exists() for file in rotating.saved] == [True, True]
+    assert all(map(is_good, rotating.saved))
+
+
 @quiet
 def test_save_by_hand_goes_beside_a_file_that_is_there(tmp_path: Path) -> None:
     by_hand = ByHand(tmp_path / "saved/mine.ckpt", (5, 15))

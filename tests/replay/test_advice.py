@@ -27,6 +27,8 @@ def advised(
         ("div", "backward", "denominator"),
         ("sqrt", "forward", "at zero or above"),
         ("sqrt", "backward", "eps inside of the root"),
+        ("acosh", "backward", "x.clamp_min(1 + eps)"),
+        ("atanh", "backward", "open interval"),
         ("softmax", "forward", "masked out whole"),
         ("var", "forward", "drop_last=True"),
         ("cross_entropy", "forward", "no target counts"),
@@ -49,6 +51,10 @@ def test_what_hides_the_value_comes_before_the_operation() -> None:
 def test_narrow_type_comes_before_the_operation() -> None:
     assert "too large for float16: use bf16" in advised("linear", narrow="float16")
     assert advised("exp", narrow="float32") == advised("exp")
+
+
+def test_bfloat16_is_not_narrow_for_it_reaches_as_far_as_float32() -> None:
+    assert advised("linear", narrow="bfloat16") == advised("linear")
 
 
 def test_loss_scale_comes_first() -> None:

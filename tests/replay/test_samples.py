@@ -182,6 +182,21 @@ def test_shares_hold_for_sums_and_means(reduction: str) -> None:
     assert found.caveat == ""
 
 
+def test_spike_in_a_sparse_gradient_is_blamed_on_its_sample() -> None:
+    words = nn.Embedding(12, 1, sparse=True)
+    given = {"words": torch.arange(12), "y": torch.ones(12, 1)}
+    given["y"][5] = 1e3
+
+    def loss(module: nn.Module, batch: dict[str, Any]) -> Tensor:
+        return functional.mse_loss(module(batch["words"]), batch["y"])
+
+    found = samples(rerun(words, given, loss=loss), spike=True)
+
+    assert [culprit.index for culprit in found.culprits] == [5]
+    assert found.culprits[0].share == pytest.approx(1, abs=1e-3)
+    assert found.caveat == ""
+
+
 def test_spike_of_a_window_is_blamed_across_its_batches() -> None:
     again = rerun(net(), batch(), outlier(3), parts=2)
 

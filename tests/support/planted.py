@@ -84,6 +84,13 @@ def one_by_zero(x: Tensor) -> Tensor:
     return 1 / y
 
 
+def divided_row_by_row(x: Tensor) -> Tensor:
+    out = torch.zeros_like(x)
+    for row in range(len(x)):
+        out[row] = x[row] / (x[row, 0] - 1)
+    return out
+
+
 def divided_in_place(x: Tensor) -> Tensor:
     y = x.clone()
     y /= x[:, :1] - 1
@@ -317,6 +324,25 @@ def cumprod_of_zeros(x: Tensor) -> Tensor:
 def absolute_power(x: Tensor) -> Tensor:
     y = (x - 1).abs()
     return y.pow(0.3)
+
+
+def infinite_curvature(x: Tensor) -> Tensor:
+    y = x - x
+    powers = y.abs().pow(1.5)
+    (slope,) = torch.autograd.grad(powers.sum(), y, create_graph=True)
+    return slope.square()
+
+
+@torch.library.custom_op("planted::inverse", mutates_args=())
+def inverse(x: Tensor) -> Tensor:
+    return x.reciprocal()
+
+
+inverse.register_autograd(lambda _, gradient: -gradient)
+
+
+def operator_of_a_library(x: Tensor) -> Tensor:
+    return inverse(x - x)
 
 
 def double_root(x: Tensor) -> Tensor:
@@ -691,6 +717,7 @@ FAULTS = [
     forward(log_of_zero, "log", "return y.log()"),
     forward(zero_by_zero, "div", "return y / y"),
     forward(one_by_zero, "div", "return 1 / y"),
+    forward(divided_row_by_row, "div", "out[row] = x[row] / (x[row, 0] - 1)"),
     forward(divided_in_place, "div", "y /= x[:, :1] - 1"),
     forward(slice_logged_in_place, "log", "y[0].log_()"),
     forward(written_by_out, "log", "torch.log(x - 1, out=weight)"),
@@ -754,6 +781,8 @@ FAULTS = [
     backward(distance_by_hand, "sqrt", "return squares.sqrt()"),
     backward(cumprod_of_zeros, "pow", "return y.cumprod(dim=-1) + y.abs().pow(0.25)"),
     backward(absolute_power, "pow", "return y.pow(0.3)"),
+    backward(infinite_curvature, "pow", "powers = y.abs().pow(1.5)"),
+    forward(operator_of_a_library, "inverse", "return inverse(x - x)"),
     backward(double_root, "sqrt", "return y.sqrt()"),
     backward(complex_power, "sqrt", "return torch.view_as_real(z.sqrt())"),
     backward(where_root, "sqrt", "root = y.sqrt()", hidden_by="where"),
