@@ -62,7 +62,7 @@ def clip_line(max_norm: float, today: ClipData, *, optimizer: str = "") -> str:
     Of several optimizers the Trainer clips none; whose clip is by value has to be told
     that a norm is meant.
 
-    Example:
+    Examples:
         >>> clip_line(2.3, ClipData())
         'Trainer(gradient_clip_val=2.3)'
     """

@@ -142,7 +142,7 @@ def short_names(text: str) -> str:
 def _shortened(name: str) -> str:
     """Return the last parts of a name behind `*.`, as many as are short together.
 
-    Example:
+    Examples:
         >>> _shortened("model.backbone.encoder.blocks.7.self_attn.out_proj.weight")
         '*.blocks.7.self_attn.out_proj.weight'
     """

@@ -141,7 +141,7 @@ def looked_at(recording: Recording) -> str:
 def first_sentence(text: str) -> str:
     """Return the first sentence of a text.
 
-    Example:
+    Examples:
         >>> first_sentence("The total is 2.5. Nothing clips.")
         'The total is 2.5.'
     """

@@ -29,7 +29,7 @@ def share(flags: NDArray[np.bool_]) -> str:
 def fold(factor: float) -> str:
     """Return how often something has multiplied; of what is huge the power of ten.
 
-    Example:
+    Examples:
         >>> fold(45.6), fold(4.67e29), fold(math.inf)
         ('46-fold', '10^30-fold', 'from nothing')
     """

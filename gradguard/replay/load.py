@@ -4,7 +4,8 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ _ARRAYS: list[Any] = [
     np.zeros(0).__reduce__()[0],
     np.float64(0).__reduce__()[0],
 ]
+
+
+_NOTHING = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +140,25 @@ def _checked(content: Any, file: Path) -> BadStep:
             "was saved by gradguard 0.1, and lacks" if old else "is no dump, but lacks"
         )
         raise ConfigError(f"{file} {said} what a replay needs")
-    if content["version"] != VERSION:
+    if content.get("version") != VERSION:
         raise ConfigError(
-            f"{file} is a dump of version {content['version']}, and this is gradguard for "
-            f"version {VERSION}: use gradguard {content['versions']['gradguard']}"
+            f"{file} is a dump of version {content.get('version')}, and this is gradguard "
+            f"for version {VERSION}: use the gradguard that wrote it"
         )
-    names = [field.name for field in fields(BadStep)]
-    return BadStep(**{name: content[name] for name in names})
+    lacking = [
+        field.name
+        for field in fields(BadStep)
+        if not _fits(content.get(field.name, _NOTHING), field.type)
+    ]
+    if lacking or not content["batches"]:
+        raise ConfigError(
+            f"{file} is damaged: it lacks {named(lacking or ['batches'])} of its step"
+        )
+    return BadStep(**{field.name: content[field.name] for field in fields(BadStep)})
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of a kind such as `dict[str, float]` or `float | None`, on top."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    return isinstance(value, get_origin(kind) or kind)

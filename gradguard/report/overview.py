@@ -38,7 +38,7 @@ def ranked(runs: list[Run]) -> list[Run]:
 def count_of_bad(runs: list[Run]) -> str:
     """Return how many runs have errors, or else warnings, in a sentence.
 
-    Example:
+    Examples:
         >>> count_of_bad([])
         'Nothing found in 0 runs.'
     """

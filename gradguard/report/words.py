@@ -70,7 +70,7 @@ def short_labels(runs: Sequence[Run]) -> dict[Run, str]:
 def folded(text: str, width: int) -> str:
     r"""Return a text in lines that are broken behind its parts, words only if they must.
 
-    Example:
+    Examples:
         >>> folded("model.encoder.layers.7.weight", 16)
         'model.encoder.\nlayers.7.weight'
     """

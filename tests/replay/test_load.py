@@ -93,6 +93,24 @@ def test_dump_of_another_version_is_told(tmp_path: Path, file: Path) -> None:
         load(tmp_path / "new.pt")
 
 
+@pytest.mark.parametrize(
+    ("changed", "lacks"),
+    [
+        ({"batches": []}, "batches"),
+        ({"batches": 7}, "batches"),
+        ({"weights": None, "scaler": []}, "weights and scaler"),
+    ],
+)
+def test_dump_that_lacks_something_is_told(
+    tmp_path: Path, file: Path, changed: dict[str, Any], lacks: str
+) -> None:
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, **changed}, tmp_path / "half.pt")
+
+    with pytest.raises(ConfigError, match=rf"half\.pt is damaged: it lacks {lacks} of"):
+        load(tmp_path / "half.pt")
+
+
 def test_dump_of_tensors_is_opened_without_trust(file: Path) -> None:
     bad = load(file)
 
