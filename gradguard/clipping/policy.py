@@ -106,9 +106,10 @@ def unwrapped(value: Any) -> Any:
 
     What is no such config is returned as it is.
     """
-    omegaconf = sys.modules.get("omegaconf")  # without it there are none
-    if omegaconf and omegaconf.OmegaConf.is_config(value):
-        return omegaconf.OmegaConf.to_object(value)
+    # Where it is not imported, or another thread is still at that, there are none.
+    configs: Any = getattr(sys.modules.get("omegaconf"), "OmegaConf", None)
+    if configs is not None and configs.is_config(value):
+        return configs.to_object(value)
     return value
 
 

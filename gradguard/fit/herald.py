@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,12 @@ def _rank(one: Verdict) -> int:
     return _WORST_FIRST.index(one.severity)
 
 
-def _short(directory: str) -> str:
+def _short(directory: str | Path) -> str:
     """Return a directory as one would type it: from here, if it is below."""
-    if is_url(directory):
-        return shlex.quote(directory)
-    here = Path.cwd()
-    path = Path(directory)
-    shown = path.relative_to(here) if path.is_relative_to(here) else path
-    return shlex.quote(os.fspath(shown))
+    place = os.fspath(directory)
+    if not is_url(place):
+        path = Path(place)
+        with suppress(OSError, ValueError):  # there is no here, or it is elsewhere
+            path = path.relative_to(Path.cwd())
+        place = os.fspath(path)
+    return shlex.quote(place)

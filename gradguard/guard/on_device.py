@@ -192,12 +192,17 @@ class DeviceGate:
     def _looked_at(
         self, gradients: Gradients | None, norms: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Return norms of which those too large for float32 are finite as the elements are."""
+        """Return norms before and now, those now finite as the elements are.
+
+        Norms before that were taken earlier are as they were found then.
+        """
         if gradients is None:
             return []
+        before, now = norms
         finite = gradients.largest().isfinite().all()
         most = torch.finfo(torch.float32).max
-        return [torch.where(finite & row.isinf(), most, row) for row in norms]
+        as_elements = torch.where(finite & now.isinf(), most, now)
+        return [as_elements if before is now else before, as_elements]
 
     def _is_outlier(self, logs: Mapping[str, Tensor], finite: Tensor) -> Tensor:
         """Return whether a finite step is one, and learn from it if it is not."""

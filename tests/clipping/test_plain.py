@@ -3,8 +3,10 @@
 import copy
 import math
 import pickle
+import sys
 from collections.abc import Callable
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -135,3 +137,11 @@ def test_configs_of_omegaconf_are_taken_as_what_they_are() -> None:
         [ClipValue(1.0), BY_NAME], flags={"allow_objects": True}
     )
     assert in_order(wrapped) == (ClipValue(1.0), BY_NAME)
+
+
+def test_omegaconf_that_another_thread_is_importing_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "omegaconf", ModuleType("omegaconf"))
+
+    assert ClipNorm(5.0).max_norm == 5.0

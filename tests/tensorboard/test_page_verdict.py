@@ -534,7 +534,7 @@ def test_149_tensors_are_painted_within_a_second_and_a_half(page: Page) -> None:
     "act",
     [
         "document.querySelector('[data-key=scale][data-value=absolute]').click()",
-        "document.querySelector('[data-kind=unclipped]').click()",
+        "document.querySelector('[data-kind=spike]').click()",
         "document.getElementById('reset').click()",
     ],
     ids=["color", "finding", "reset"],

@@ -66,7 +66,7 @@ async function copy(code, button) {
 function footer(found, at, summary, redraw) {
   const buttons = found.map((finding, i) => tab(finding, i === at, () => redraw(changeFinding(i))));
   return element("div", { className: "findings" },
-    element("span", { role: "toolbar", ariaLabel: "Findings" }, ...(found.length > 1 ? buttons : [])),
+    element("span", { role: "toolbar", ariaLabel: "Findings" }, ...(found[at].kind || found.length > 1 ? buttons : [])),
     element("span", { className: "facts" }, facts(summary)));
 }
 
