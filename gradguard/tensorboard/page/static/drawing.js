@@ -36,7 +36,7 @@ export async function draw(shown, { redraw, isNewest, listen }) {
   const groups = grouped(summary, columns, look.group);
   const library = plotly();
   library.catch(() => {}); // said where it is awaited, if it still is by then
-  const plan = heatmap.planned(by("heatmap"), groups, look, roomFor(by("heatmap")));
+  const plan = heatmap.planned(by("heatmap"), groups, look, roomFor(by("heatmap"), remarks(summary)));
   await heatmap.draw(by("heatmap"), shown[0], plan, look, { plotly: library, isNewest });
   if (!isNewest()) return "";
   performance.mark("gradguard-heatmap");
@@ -55,8 +55,11 @@ function makeRoom(shown) {
   by("by-epoch").hidden = !shown[0].summary.epochs;
 }
 
-function roomFor(panel) {
-  const above = panel.getBoundingClientRect().y + document.scrollingElement.scrollTop;
+// As it will be when nothing is left of what was said while the page read.
+function roomFor(panel, remark) {
+  const status = by("status");
+  const passing = remark ? 0 : status.offsetHeight && status.offsetHeight + parseFloat(getComputedStyle(status).marginBottom);
+  const above = panel.getBoundingClientRect().y + document.scrollingElement.scrollTop - passing;
   return window.innerHeight - above - BELOW - (window.innerHeight < TALL ? 0 : MORE);
 }
 
