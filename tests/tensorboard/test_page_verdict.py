@@ -1,6 +1,7 @@
 """The Gradients page as someone meets it whose run went wrong: the verdict, then its proof."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -181,19 +182,20 @@ def test_verdict_and_its_proof_are_seen_without_scrolling(
     assert not page.run(wide)
 
 
-@pytest.mark.parametrize("size", [SIZES[0], SIZES[-1]], ids=["1280", "2560"])
 def test_verdict_is_seen_with_tensorboards_own_loader(
-    logdir: Path, browser: webdriver.Chrome, shots: Path, size: tuple[int, int]
+    logdir: Path, browser: webdriver.Chrome, shots: Path
 ) -> None:
     with board(logdir, load_fast="false") as tensorboard:
         tensorboard.wait(lambda: len(tensorboard.runs()) == 6)
         page = Page(browser, tensorboard, shots)
-        page.resize(*size)
+        for size, dark in product(SIZES, (False, True)):
+            page.resize(*size)
 
-        opened(page, "gpt")
+            opened(page, "gpt", dark=dark)
 
-        assert CULPRIT in verdict(page)
-        assert bottom(page, "verdict") < 300
+            assert CULPRIT in verdict(page)
+            assert bottom(page, "verdict") < 300
+            assert bottom(page, "heatmap") < size[1]
         browser.get("about:blank")
 
 
@@ -536,8 +538,9 @@ def test_149_tensors_are_painted_within_a_second_and_a_half(page: Page) -> None:
         "document.querySelector('[data-key=scale][data-value=absolute]').click()",
         "document.querySelector('[data-kind=spike]').click()",
         "document.getElementById('reset').click()",
+        "document.querySelector('[data-key=group][data-value=parameter]').click()",
     ],
-    ids=["color", "finding", "reset"],
+    ids=["color", "finding", "reset", "rows"],
 )
 def test_click_is_answered_within_400_milliseconds(page: Page, act: str) -> None:
     def answered() -> float:
